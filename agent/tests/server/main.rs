@@ -1,0 +1,6 @@
+//! Against a real PostgreSQL.
+
+mod archiving;
+mod backup;
+mod conversation;
+mod support;

@@ -1,0 +1,36 @@
+//! The command line: what clap reads, and what the commands get.
+//!
+//! Two steps. The derived structs hold what was written, nearly as texts; `validate` of each turns them into values that
+//! cannot be wrong any more, or into a usage error. No command looks at the derived structs.
+
+mod backup;
+mod cli;
+mod expire;
+mod finish;
+mod global;
+mod info;
+mod mark;
+mod markers;
+mod meta;
+mod pin;
+mod restore;
+mod status;
+#[cfg(test)]
+mod tests;
+mod usage;
+mod verify;
+mod wal_fetch;
+
+pub use backup::BackupOrder;
+pub use cli::{Cli, Command};
+pub use expire::ExpireOrder;
+pub use finish::FinishOrder;
+pub use global::{AgentAddress, ColorChoice, Global, GlobalArgs, Verbosity};
+pub use info::{Compat, InfoArgs};
+pub use mark::MarkOrder;
+pub use markers::MarkersOrder;
+pub use pin::{PinOrder, PinnedName};
+pub use restore::{RestoreOrder, TargetAction};
+pub use usage::UsageError;
+pub use verify::{VerifyDepth, VerifyOrder};
+pub use wal_fetch::{FEEDER_COMMAND, WalFeederArgs, WalFetchArgs, WalFetchOrder};

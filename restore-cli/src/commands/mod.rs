@@ -1,0 +1,16 @@
+//! One module a command. Each takes its validated order, asks the repository or the agent, and prints one document.
+
+pub mod backup;
+mod catalogs;
+pub mod expire;
+pub mod finish;
+pub mod info;
+pub mod mark;
+pub mod markers;
+pub mod pin;
+pub mod restore;
+mod sealing;
+pub mod status;
+pub mod verify;
+pub mod wal_fetch;
+mod who;
