@@ -29,9 +29,16 @@ async fn step(scene: &Scene, n: u32) -> Result<()> {
     scene.server.execute(&format!("INSERT INTO steps VALUES ({n}); SELECT pg_switch_wal()")).await
 }
 
+/// Takes a backup, behind the one that may still run.
 async fn back_up(scene: &Scene) -> Result<String> {
-    let job = scene.cli().json(["backup"]).await?;
-    Ok(job.get("id").and_then(Value::as_str).context("no id")?.to_owned())
+    wait::until("no other backup runs", Duration::from_mins(1), async || {
+        let run = scene.cli().run(["backup", "--json"]).await?;
+        if run.code != 0 && run.stderr.contains("is running") {
+            return Ok(None);
+        }
+        Ok(Some(run.success()?.json()?.get("id").and_then(Value::as_str).context("no id")?.to_owned()))
+    })
+    .await
 }
 
 async fn backups(scene: &Scene) -> Result<BTreeSet<String>> {

@@ -1,6 +1,6 @@
 //! `pitr backup`: the agent takes it, this only asks and watches.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pitr::api::{ApiErrorKind, BackupJob, BackupPhase, BackupRequest, BackupState};
 
@@ -12,7 +12,10 @@ use crate::failure::Failure;
 use crate::output::job::{JobDocument, phase};
 use crate::output::progress::{Meter, Step, Unit};
 
-const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Between two looks at the job: a tenth of what it took so far, within these, so that a backup of half a second is not
+/// waited for longer than it takes.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// An agent that does not answer for so many looks in a row is said to be silent, and then given up.
 const SILENT: u32 = 4;
 const GIVEN_UP: u32 = 40;
@@ -42,10 +45,12 @@ pub async fn run(context: &Context, order: BackupOrder) -> Result<(), Failure> {
 
 /// Until the job is no longer running.
 async fn follow(agent: &AgentClient, mut job: BackupJob, meter: &mut Meter) -> Result<BackupJob, Failure> {
+    let begin = Instant::now();
     let mut silence = 0;
     while job.state == BackupState::Running {
         meter.show(&step(&job));
-        tokio::time::sleep(POLL_INTERVAL).await;
+        let pause = if silence > 0 { LONGEST_PAUSE } else { begin.elapsed() / 10 };
+        tokio::time::sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
         match agent.current_backup().await {
             Ok(current) if current.id == job.id => {
                 job = current;

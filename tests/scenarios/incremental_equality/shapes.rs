@@ -132,17 +132,17 @@ async fn each(proof: &Proof, statements: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_wal_says_in_its_own_way_is_in_the_next_backup_on_13() -> Result<()> {
+async fn whatever_wal_says_on_13_in_its_own_way_is_in_the_next_backup() -> Result<()> {
     if skip::left_out(13) { Ok(()) } else { all_shapes(13, false).await }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_wal_says_in_its_own_way_is_in_the_next_backup_on_15() -> Result<()> {
+async fn whatever_wal_says_on_15_in_its_own_way_is_in_the_next_backup() -> Result<()> {
     all_shapes(15, false).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_wal_says_in_its_own_way_is_in_the_next_backup_on_18() -> Result<()> {
+async fn whatever_wal_says_on_18_in_its_own_way_is_in_the_next_backup() -> Result<()> {
     all_shapes(18, true).await
 }
 

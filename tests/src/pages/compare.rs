@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::{Context, Result};
+use pitr::postgres::Lsn;
 use pitr::repository::backup::StoredPath;
 
 use super::hints::{self, Tolerance};
@@ -33,6 +34,14 @@ pub(super) fn is_of_one_backup_alone(path: &str) -> bool {
     path == "backup_label" || path == "global/pg_control"
 }
 
+/// What may differ where two copies of one moment are compared.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowed {
+    pub(super) tolerance: Tolerance,
+    /// The redo point of the older copy: no two copies are of one moment, and hints may come between them.
+    pub(super) redo: Lsn,
+}
+
 /// All that differs between two backups, page by page.
 ///
 /// # Errors
@@ -44,13 +53,14 @@ pub fn compare(
     tolerance: Tolerance,
 ) -> Result<Vec<Difference>> {
     let mut found = Vec::new();
+    let allowed = Allowed { tolerance, redo: left.manifest.start_lsn.min(right.manifest.start_lsn) };
     names(&left.directories, &right.directories, &mut found);
     names(&left.links, &right.links, &mut found);
     let paths: BTreeSet<&StoredPath> = left.files.keys().chain(right.files.keys()).collect();
     for path in paths {
         match (left.files.get(path), right.files.get(path)) {
             (Some(one), Some(other)) if !is_of_one_backup_alone(path.as_str()) => {
-                file(shelf, path.as_str(), one, other, tolerance, &mut found).with_context(|| path.to_string())?;
+                file(shelf, path.as_str(), one, other, allowed, &mut found).with_context(|| path.to_string())?;
             }
             (Some(_), Some(_)) => {}
             (one, _) => {
@@ -84,7 +94,7 @@ fn file(
     path: &str,
     left: &StoredFile,
     right: &StoredFile,
-    tolerance: Tolerance,
+    allowed: Allowed,
     found: &mut Vec<Difference>,
 ) -> Result<()> {
     if (left.size, left.mode) != (right.size, right.mode) {
@@ -100,7 +110,7 @@ fn file(
             continue;
         }
         let (one, other) = (left.read(shelf, offset, PIECE)?, right.read(shelf, offset, PIECE)?);
-        pieces(path, offset, &one, &other, tolerance, found);
+        pieces(path, offset, &one, &other, allowed, found);
         offset += PIECE as u64;
         // After zeros a piece need not begin with a page.
         offset -= offset % PAGE as u64;
@@ -114,14 +124,17 @@ pub(super) fn pieces(
     offset: u64,
     left: &[u8],
     right: &[u8],
-    tolerance: Tolerance,
+    allowed: Allowed,
     found: &mut Vec<Difference>,
 ) {
     if left == right {
         return;
     }
     for (index, (one, other)) in left.chunks(PAGE).zip(right.chunks(PAGE)).enumerate() {
-        if one != other && !hints::only(path, one, other, tolerance) {
+        let same = one == other
+            || hints::only(path, one, other, allowed.tolerance)
+            || hints::hinted_since(path, one, other, allowed.redo);
+        if !same {
             let block = offset / PAGE as u64 + index as u64;
             let at: Vec<usize> = (0..one.len().min(other.len())).filter(|&at| one[at] != other[at]).collect();
             let first = at.first().copied().unwrap_or_default();

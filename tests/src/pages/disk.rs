@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use pitr::postgres::RelationFileName;
 use pitr::repository::backup::StoredPath;
 
-use super::compare::{is_of_one_backup_alone, pieces};
+use super::compare::{Allowed, is_of_one_backup_alone, pieces};
 use super::{Difference, PAGE, Shelf, StoredBackup, Tolerance};
 
 const PIECE: usize = 128 * PAGE;
@@ -24,6 +24,7 @@ pub fn compare_with_disk(
     tolerance: Tolerance,
 ) -> Result<Vec<Difference>> {
     let mut found = Vec::new();
+    let allowed = Allowed { tolerance, redo: backup.manifest.start_lsn };
     for (stored, file) in &backup.files {
         let path = stored.as_str();
         if is_of_one_backup_alone(path) || path == "tablespace_map" {
@@ -46,7 +47,7 @@ pub fn compare_with_disk(
             let content = file.read(shelf, offset, PIECE).with_context(|| path.to_owned())?;
             let mut read = vec![0; content.len()];
             disk.read_exact_at(&mut read, offset).with_context(|| path.to_owned())?;
-            pieces(path, offset, &content, &read, tolerance, &mut found);
+            pieces(path, offset, &content, &read, allowed, &mut found);
             offset += PIECE as u64;
         }
     }

@@ -1,5 +1,7 @@
 //! What may change on a page without a word in the WAL (`src/backend/access/common/bufmask.c` and its users).
 
+use pitr::postgres::Lsn;
+
 use super::PAGE;
 
 /// What two copies of a page may differ in.
@@ -11,6 +13,8 @@ pub enum Tolerance {
     Hints,
 }
 
+/// `pd_lsn`, its two halves in the order of the machine.
+const LSN: std::ops::Range<usize> = 0..8;
 const FLAGS: usize = 10;
 const LOWER: usize = 12;
 const SPECIAL: usize = 16;
@@ -59,6 +63,30 @@ pub(super) fn only(path: &str, left: &[u8], right: &[u8], tolerance: Tolerance) 
         mask(&mut right);
     }
     left == right
+}
+
+/// Whether two different pages are the same but for hint bits, and a record behind `redo` brings the younger one: hints that
+/// a reader, as the agent is one, set between two backups. With data checksums such a page is in the WAL.
+#[must_use]
+pub(super) fn hinted_since(path: &str, left: &[u8], right: &[u8], redo: Lsn) -> bool {
+    let lsn = |page: &[u8]| match page.get(LSN) {
+        Some(&[a, b, c, d, e, f, g, h]) => {
+            Lsn::new(u64::from(u32::from_le_bytes([a, b, c, d])) << 32 | u64::from(u32::from_le_bytes([e, f, g, h])))
+        }
+        _ => Lsn::new(0),
+    };
+    if lsn(left).max(lsn(right)) < redo {
+        return false;
+    }
+    let (mut left, mut right) = (left.to_vec(), right.to_vec());
+    for page in [&mut left, &mut right] {
+        for field in [LSN, CHECKSUM] {
+            if let Some(bytes) = page.get_mut(field) {
+                bytes.fill(0);
+            }
+        }
+    }
+    left == right || only(path, &left, &right, Tolerance::Hints)
 }
 
 fn mask(page: &mut [u8; PAGE]) {
@@ -179,6 +207,20 @@ mod tests {
             assert!(!only("base/5/1", &page, &other, Tolerance::Hints), "byte {at}");
         }
         assert!(!only("base/5/1", &page[..100], &page[1..101], Tolerance::Hints));
+    }
+
+    #[test]
+    fn a_page_that_was_hinted_since_bears_an_lsn_that_says_so() {
+        let (mut bare, mut hinted) = (heap(0x0002), heap(0x0502));
+        bare[4] = 5;
+        hinted[4..6].copy_from_slice(&[0x28, 0x10]);
+        hinted[8] = 77;
+        let path = "base/5/16384";
+        assert!(hinted_since(path, &bare, &hinted, Lsn::new(0x1028)));
+        assert!(hinted_since(path, &hinted, &bare, Lsn::new(0x1000)));
+        assert!(!hinted_since(path, &bare, &hinted, Lsn::new(0x1029)), "the WAL behind redo does not bring it");
+        hinted[8030] ^= 1;
+        assert!(!hinted_since(path, &bare, &hinted, Lsn::new(0x1028)), "not a hint");
     }
 
     #[test]
