@@ -130,7 +130,7 @@ async fn run(lineages: &[LineageStore], own: &LineageStore, order: &Order, clock
 
 impl Archive {
     async fn put_intent(&self, id: &BackupId, parent: Option<BackupId>) {
-        let intent = Intent { id: id.clone(), parent, start_time: id.time(), host: "db1".to_owned() };
+        let intent = Intent { id: id.clone(), parent, resumes: None, start_time: id.time(), host: "db1".to_owned() };
         self.lineage.create(&self.lineage.layout().intent(id), &intent).await.unwrap();
     }
 
