@@ -195,7 +195,11 @@ fn interval(elapsed: Duration) -> Duration {
     (elapsed / PART).clamp(FIRST_INTERVAL, LAST_INTERVAL)
 }
 
-fn object(batch: &Batch, header: ProgressHeader, compression_level: i32) -> Result<Payload> {
+/// A record as it is stored.
+///
+/// # Errors
+/// zstd fails.
+pub fn object(batch: &Batch, header: ProgressHeader, compression_level: i32) -> Result<Payload> {
     let mut lines = Vec::new();
     for line in &batch.lines {
         serde_json::to_writer(&mut lines, line).map_err(|error| BackupError::Broken(error.to_string()))?;

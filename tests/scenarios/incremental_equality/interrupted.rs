@@ -13,9 +13,10 @@ use serde_json::Value;
 
 use super::proof::{Proof, options};
 
-/// Some fifty megabytes that do not compress, in a table that comes first and one that comes last.
+/// Some 140 megabytes that do not compress, most of them in one table.
 const FILL: &str = "CREATE TABLE bulk AS SELECT n, decode(string_agg(md5(n || ' ' || m), ''), 'hex') AS b \
      FROM generate_series(1, 90000) n, generate_series(1, 30) m GROUP BY n; \
+     INSERT INTO bulk SELECT n + 90000 * k, b FROM bulk, generate_series(1, 2) k; \
      CREATE TABLE cut AS SELECT n, md5(n::text) AS t FROM generate_series(1, 20000) n; \
      CREATE TABLE dropped AS SELECT n, md5(n::text) AS t FROM generate_series(1, 20000) n; \
      CREATE TABLE late AS SELECT * FROM bulk WHERE n % 9 = 0";
@@ -42,7 +43,7 @@ async fn change(server: &Postgres) -> Result<()> {
 /// So slow that it can be seen how far it is. Pages are not sampled: what WAL does not tell must not be found by chance.
 fn slow(options: AgentOptions) -> AgentOptions {
     let options = options.set("backup", "sample = \"0B\"").set("backup", "threads = 1");
-    options.set("backup", "bandwidth_limit = \"4MiB\"").set("wal", "flush_interval = \"1s\"")
+    options.set("backup", "bandwidth_limit = \"6MiB\"").set("wal", "flush_interval = \"1s\"")
 }
 
 fn fast(options: AgentOptions) -> AgentOptions {

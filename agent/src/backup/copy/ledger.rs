@@ -1,11 +1,14 @@
 //! What of a copy is stored, as far as a later backup could take it up should this one be interrupted.
 //!
 //! A piece of a file is entered when it was read, and is given out once, when all packs that it stands in are stored. What is
-//! the complete parent's alone is not entered: the next backup has that parent too. Memory is bounded: what does not fit is
-//! left out, and would be read again.
+//! the complete parent's alone is not entered: the next backup has that parent too.
+//!
+//! Memory is bounded. What was taken over without being read comes faster than it can be recorded: it waits for its turn, as long
+//! as records are put. What was read does not wait: what does not fit is left out, and would be read again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use pitr::repository::backup::{CorruptPage, Extent, PackId, ProgressLine, StoredPath};
 
@@ -18,6 +21,11 @@ use crate::backup::listing::FileList;
 
 /// Extents that are held, of about fifty bytes each.
 const MAX_EXTENTS: usize = 128 << 10;
+/// Of these, those of pieces in no pack of this backup.
+const MAX_FOREIGN_EXTENTS: usize = MAX_EXTENTS / 2;
+/// Where nothing was given out for so long nobody waits for it.
+const STUCK: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Shared by the threads that copy, the uploader, and whoever writes records.
 #[derive(Debug)]
@@ -33,6 +41,10 @@ struct State {
     foreign: HashMap<u32, bool>,
     entered: Vec<Entry>,
     extents: usize,
+    /// Those in pieces that need no pack of this backup, and can be given out at any time.
+    foreign_extents: usize,
+    /// When something was given out, or the copy began.
+    given: Option<Instant>,
     /// Sizes of packs of this backup that are stored.
     stored: BTreeMap<u32, u64>,
     corrupt: Vec<CorruptPage>,
@@ -45,6 +57,7 @@ struct Entry {
     path: StoredPath,
     from: u64,
     extents: Extents,
+    foreign: bool,
 }
 
 /// What a record is made of.
@@ -69,12 +82,25 @@ impl Ledger {
     pub fn begin(&self, parents: &[Parent]) {
         let mut state = self.state();
         let (stored, closed) = (std::mem::take(&mut state.stored), state.closed);
-        *state = State { parents: parents.to_vec(), stored, closed, ..State::default() };
+        let given = Some(Instant::now());
+        *state = State { parents: parents.to_vec(), stored, closed, given, ..State::default() };
     }
 
     /// Nothing more is entered or given out.
     pub fn close(&self) {
         *self.state() = State { closed: true, ..State::default() };
+    }
+
+    /// Waits until there is room for what was taken over without being read, or it is no use to wait. Blocking.
+    pub fn await_room(&self, cancelled: impl Fn() -> bool) {
+        let is_full = || {
+            let state = self.state();
+            let gets_on = state.given.is_some_and(|given| given.elapsed() < STUCK);
+            !state.closed && gets_on && state.foreign_extents >= MAX_FOREIGN_EXTENTS
+        };
+        while is_full() && !cancelled() {
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// What a unit of work came to.
@@ -86,8 +112,11 @@ impl Ledger {
                 continue;
             }
             let Some(file) = files.get(copied.part.file) else { continue };
+            let foreign = extents.iter().all(|extent| own_pack(extent).is_none());
             state.extents += extents.len();
-            state.entered.push(Entry { path: file.path, from: copied.part.offset, extents: extents.clone() });
+            state.foreign_extents += if foreign { extents.len() } else { 0 };
+            let (path, from, extents) = (file.path, copied.part.offset, extents.clone());
+            state.entered.push(Entry { path, from, extents, foreign });
         }
     }
 
@@ -129,16 +158,14 @@ impl Ledger {
     pub fn take(&self) -> Option<Batch> {
         let state = &mut *self.state();
         let is_stored = |entry: &mut Entry| {
-            entry.extents.iter().all(|extent| match extent {
-                Extent::Frame(frame) => Packs::is_other(frame.pack) || state.stored.contains_key(&frame.pack),
-                Extent::Zeros { .. } => true,
-            })
+            entry.foreign || entry.extents.iter().filter_map(own_pack).all(|pack| state.stored.contains_key(&pack))
         };
         let mut ready: Vec<Entry> = state.entered.extract_if(.., is_stored).collect();
         if ready.is_empty() {
             return None;
         }
         state.extents = state.entered.iter().map(|entry| entry.extents.len()).sum();
+        (state.foreign_extents, state.given) = (0, Some(Instant::now()));
         ready.sort_by(|a, b| (&a.path, a.from).cmp(&(&b.path, b.from)));
         let corrupt = state.corrupt.get(state.corrupt_given..).unwrap_or_default().to_vec();
         state.corrupt_given = state.corrupt.len();
@@ -161,7 +188,7 @@ impl Ledger {
             let id = self.packs.id(*number);
             ProgressLine::Pack { bytes: size(*number, &id), id }
         }));
-        for Entry { path, from, mut extents } in ready {
+        for Entry { path, from, mut extents, .. } in ready {
             for extent in &mut extents {
                 batch.file_bytes += extent.bytes();
                 if let Extent::Frame(frame) = extent {
@@ -173,6 +200,14 @@ impl Ledger {
         let corrupt = corrupt.into_iter().map(|CorruptPage { path, block }| ProgressLine::Corrupt { path, block });
         batch.lines.extend(corrupt);
         batch
+    }
+}
+
+/// The pack of this backup that an extent stands in.
+fn own_pack(extent: &Extent) -> Option<u32> {
+    match extent {
+        Extent::Frame(frame) if !Packs::is_other(frame.pack) => Some(frame.pack),
+        _ => None,
     }
 }
 
@@ -265,6 +300,24 @@ mod tests {
         ledger.enter(&files, &[many()]);
         ledger.note_stored(0, 1);
         assert_eq!(ledger.take(), None);
+    }
+
+    #[test]
+    fn what_was_taken_over_waits_for_its_turn() {
+        let (ledger, files, _, foreign) = ledger();
+        ledger.enter(&files, &[part(1, 0, Some(vec![frame(0); MAX_FOREIGN_EXTENTS - 1]))]);
+        ledger.await_room(|| false);
+        let taken_over = || part(1, 0, Some(vec![frame(foreign); MAX_FOREIGN_EXTENTS]));
+        ledger.enter(&files, &[taken_over()]);
+        let looks = std::cell::Cell::new(0);
+        ledger.await_room(|| {
+            looks.set(looks.get() + 1);
+            looks.get() == 3 && ledger.take().is_none() || looks.get() > 100
+        });
+        assert_eq!(looks.get(), 3, "room was made by the third look");
+        ledger.enter(&files, &[taken_over()]);
+        ledger.close();
+        ledger.await_room(|| false);
     }
 
     #[test]

@@ -203,6 +203,7 @@ impl Shared {
             (plan, parents)
         };
         let (units, finished) = self.sharing.cut(&plan, &self.files, parents);
+        self.ledger.await_room(|| self.cancel.is_cancelled());
         self.ledger.enter(&self.files, &finished);
         for part in &finished {
             self.progress.bytes.fetch_add(part.part.bytes, Ordering::Relaxed);

@@ -117,15 +117,14 @@ fn within(runs: &[Run], spans: &[Run]) -> Vec<Run> {
 
 /// What of the first list is not in the second.
 fn without(runs: &[Run], spans: &[Run]) -> Vec<Run> {
-    let mut begin = 0;
+    let mut begin = Some(0);
     let mut gaps = Vec::new();
     for span in spans {
-        if let Some(last) = span.first.checked_sub(1).filter(|last| *last >= begin) {
-            gaps.push(Run { first: begin, last });
-        }
-        begin = span.last.saturating_add(1);
+        let gap = begin.zip(span.first.checked_sub(1)).filter(|(first, last)| first <= last);
+        gaps.extend(gap.map(|(first, last)| Run { first, last }));
+        begin = span.last.checked_add(1);
     }
-    gaps.push(Run { first: begin, last: u32::MAX });
+    gaps.extend(begin.map(|first| Run { first, last: u32::MAX }));
     within(runs, &gaps)
 }
 
