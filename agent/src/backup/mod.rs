@@ -3,7 +3,6 @@
 //! [`run_backup`] takes one; [`BackupService`] takes them when they are due or asked for.
 
 mod config_files;
-mod contents;
 mod control;
 pub mod copy;
 mod error;

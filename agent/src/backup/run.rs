@@ -231,6 +231,7 @@ impl Run<'_> {
         let progress = Arc::new(CopyProgress::default());
         let settings = CopySettings {
             threads: self.options.threads,
+            nice: self.options.nice,
             compression_level: self.options.compression_level,
             pack_buffers: self.options.pack_buffers,
             bandwidth_limit: self.options.bandwidth_limit,
@@ -456,6 +457,7 @@ impl Run<'_> {
             stored,
             parent: self.claimed.parent.id().filter(|_| !shared.parents.is_empty()).cloned(),
             shared_packs: shared.parents.iter().flat_map(|parent| parent.files.packs.clone()).collect(),
+            shared_frames: shared.parents.iter().flat_map(|parent| parent.files.frame_bytes.clone()).collect(),
             sharing: shared.sharing,
         }
     }

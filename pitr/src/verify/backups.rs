@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::damage::{Damage, Harm, ObjectKind};
 use super::inventory::{KnownMap, KnownMaps, PackIndex, StoredPacks};
-use super::named_contents::{NamedContents, NamedMap};
+use super::named_contents::{ContentsFault, NamedContents, NamedMap};
 use super::packs::PackFaults;
 use super::pages::PageFault;
 use super::progress::{Observe, Phase, Step};
@@ -14,6 +14,7 @@ use super::report::BackupVerdict;
 use crate::repository::backup::{BackupManifest, StoredPath};
 use crate::repository::hash::ContentHash;
 use crate::repository::{LineageStore, Result};
+use crate::storage::ObjectKey;
 
 /// Reasons that are kept of one backup.
 const MAX_REASONS: usize = 20;
@@ -80,8 +81,7 @@ pub(super) async fn read_contents<'a>(
                 look_for_packs(lineage, &contents, packs, &mut backup, &mut told, damages);
                 contents.maps.iter().for_each(|map| note_map(&mut maps, *map, manifest.data_checksums));
             }
-            Err(reason) => {
-                let key = lineage.layout().contents(&manifest.id);
+            Err(ContentsFault { key, reason }) => {
                 backup.lacks |= reason == "is missing";
                 backup.fault(format!("object \"{key}\" {reason}"));
                 let damage = Damage::new(&key, ObjectKind::Contents, reason.clone());
@@ -157,7 +157,7 @@ pub(super) async fn settle(
         named.sort_unstable();
         for map in &contents.maps {
             let Some(known) = maps.get(&map.hash) else { continue };
-            settle_map(lineage, backup, map, known, &named, packs, damages);
+            settle_map(lineage, backup, contents.key.as_ref(), map, known, &named, packs, damages);
             settle_harm(lineage, backup, &map.hash, harms.get(&map.hash), damages);
         }
     }
@@ -167,6 +167,7 @@ pub(super) async fn settle(
 fn settle_map(
     lineage: &LineageStore,
     backup: &mut CheckedBackup<'_>,
+    contents: Option<&ObjectKey>,
     map: &NamedMap,
     known: &KnownMap,
     named: &[PackIndex],
@@ -182,7 +183,7 @@ fn settle_map(
     if let Some(unnamed) = known.packs.iter().find(|index| named.binary_search(index).is_err())
         && let Some(pack) = packs.id(*unnamed)
     {
-        let contents = lineage.layout().contents(&backup.manifest.id);
+        let contents = contents.cloned().unwrap_or_else(|| lineage.layout().contents(&backup.manifest.id));
         let reason = format!("does not name pack {pack}, which map {} needs", map.hash);
         backup.fault(format!("object \"{contents}\" {reason}"));
         damages.push(Damage::new(&contents, ObjectKind::Contents, reason));

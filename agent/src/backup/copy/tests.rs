@@ -67,6 +67,7 @@ impl Bench {
     fn copier(&self, progress: &Arc<CopyProgress>) -> Copier {
         let settings = CopySettings {
             threads: self.threads,
+            nice: 0,
             compression_level: 1,
             pack_buffers: self.threads + 2,
             bandwidth_limit: None,

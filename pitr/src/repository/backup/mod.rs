@@ -1,13 +1,15 @@
 //! Backups as they stand in the repository: manifest, contents, file maps, packs.
 
 pub mod contents;
+pub mod contents_writer;
 pub mod file_map;
 pub mod id;
 pub mod manifest;
 pub mod pack;
 pub mod path;
 
-pub use contents::{ContentsHeader, ContentsLine, ExternalRole};
+pub use contents::{ContentsHeader, ContentsLine, ExternalRole, FIRST_GENERATION, Rewritten};
+pub use contents_writer::{ContentsWriter, FinishedContents};
 pub use file_map::{Extent, FileEntry, FileMapHeader};
 pub use id::{BackupId, PackId};
 pub use manifest::{
