@@ -13,6 +13,7 @@ mod mark;
 mod markers;
 mod meta;
 mod pin;
+mod report;
 mod restore;
 mod status;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use info::{Compat, InfoArgs};
 pub use mark::MarkOrder;
 pub use markers::MarkersOrder;
 pub use pin::{PinOrder, PinnedName};
+pub use report::ReportOrder;
 pub use restore::{RestoreOrder, TargetAction};
 pub use usage::UsageError;
 pub use verify::{VerifyDepth, VerifyOrder};

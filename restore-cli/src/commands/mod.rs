@@ -8,6 +8,7 @@ pub mod info;
 pub mod mark;
 pub mod markers;
 pub mod pin;
+pub mod report;
 pub mod restore;
 mod sealing;
 pub mod status;
