@@ -27,11 +27,13 @@ pub(super) struct CheckedBackup<'a> {
     pub(super) more_faults: u64,
     /// Something that it names was not found: perhaps it is being removed.
     pub(super) lacks: bool,
+    /// Its contents, once they are read.
+    contents: Option<ObjectKey>,
 }
 
 impl<'a> CheckedBackup<'a> {
     fn new(manifest: &'a BackupManifest) -> Self {
-        Self { manifest, faults: Vec::new(), more_faults: 0, lacks: false }
+        Self { manifest, faults: Vec::new(), more_faults: 0, lacks: false, contents: None }
     }
 
     pub(super) fn fault(&mut self, reason: String) {
@@ -153,11 +155,12 @@ pub(super) async fn settle(
     let harms = super::extents::harms(lineage, packs, maps, faults).await?;
     for backup in backups {
         let Ok(contents) = NamedContents::load(lineage, backup.manifest).await? else { continue };
+        backup.contents.clone_from(&contents.key);
         let mut named: Vec<PackIndex> = contents.packs.iter().filter_map(|pack| packs.find(&pack.id)).collect();
         named.sort_unstable();
         for map in &contents.maps {
             let Some(known) = maps.get(&map.hash) else { continue };
-            settle_map(lineage, backup, contents.key.as_ref(), map, known, &named, packs, damages);
+            settle_map(lineage, backup, map, known, &named, packs, damages);
             settle_harm(lineage, backup, &map.hash, harms.get(&map.hash), damages);
         }
     }
@@ -167,7 +170,6 @@ pub(super) async fn settle(
 fn settle_map(
     lineage: &LineageStore,
     backup: &mut CheckedBackup<'_>,
-    contents: Option<&ObjectKey>,
     map: &NamedMap,
     known: &KnownMap,
     named: &[PackIndex],
@@ -183,7 +185,7 @@ fn settle_map(
     if let Some(unnamed) = known.packs.iter().find(|index| named.binary_search(index).is_err())
         && let Some(pack) = packs.id(*unnamed)
     {
-        let contents = contents.cloned().unwrap_or_else(|| lineage.layout().contents(&backup.manifest.id));
+        let contents = backup.contents.clone().unwrap_or_else(|| lineage.layout().contents(&backup.manifest.id));
         let reason = format!("does not name pack {pack}, which map {} needs", map.hash);
         backup.fault(format!("object \"{contents}\" {reason}"));
         damages.push(Damage::new(&contents, ObjectKind::Contents, reason));
