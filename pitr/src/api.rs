@@ -176,6 +176,13 @@ pub struct ExpireJob {
     /// What nobody needs and that goes later.
     pub later_objects: u64,
     pub later_bytes: u64,
+    /// Packs of which little was needed, their sizes, and what was copied out of them. They go later.
+    #[serde(default)]
+    pub rewritten_packs: u64,
+    #[serde(default)]
+    pub rewritten_bytes: u64,
+    #[serde(default)]
+    pub copied_bytes: u64,
     /// What keeps anything from being deleted.
     pub held_up: Option<String>,
     /// Why it failed.

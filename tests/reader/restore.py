@@ -80,8 +80,16 @@ class Into:
         self.tablespaces = {str(space["oid"]) for space in manifest["tablespaces"] if not space["in_place"]}
 
 
+def newest_contents(backup):
+    """contents.zst is the first generation, contents.<n>.zst the n-th."""
+    def generation(path):
+        parts = path.name.split(".")
+        return int(parts[1]) if len(parts) == 3 else 1
+    return max(backup.glob("contents*.zst"), key=generation)
+
+
 def restore_files(lineage, manifest, into):
-    contents = lines(lineage / "backups" / manifest["id"] / "contents.zst")
+    contents = lines(newest_contents(lineage / "backups" / manifest["id"]))
     (into.root / "data").mkdir(parents=True, mode=0o700)
     for oid in into.tablespaces:
         (into.root / "tablespaces" / oid).mkdir(parents=True, mode=0o700)

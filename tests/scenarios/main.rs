@@ -11,6 +11,7 @@ mod host_loss;
 mod incremental_equality;
 mod independent_reader;
 mod markers;
+mod niceness;
 mod restore_targets;
 mod restored_cluster;
 mod retention;

@@ -1,6 +1,8 @@
 //! Retention: what the rules keep is restored for real, and all the rest is gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -176,4 +178,66 @@ async fn a_full_disk_does_not_stop_a_deletion() -> Result<()> {
     scene.seal().await?;
     assert_eq!(steps(&scene, &["--latest"]).await?, "1");
     scene.agent.kill()
+}
+
+/// Names of all packs with their sizes.
+fn packs(repository: &Path) -> Result<BTreeMap<String, u64>> {
+    let mut found = BTreeMap::new();
+    for lineage in fs::read_dir(repository.join("main"))? {
+        for writer in fs::read_dir(lineage?.path().join("packs"))? {
+            for pack in fs::read_dir(writer?.path())? {
+                let pack = pack?;
+                found.insert(pack.file_name().to_string_lossy().into_owned(), pack.metadata()?.len());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Retention writes packs with high numbers.
+fn is_rewritten(pack: &str) -> bool {
+    u32::from_str_radix(pack, 16).is_ok_and(|number| number >= 1 << 31)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packs_of_which_little_is_needed_are_rewritten() -> Result<()> {
+    let scene = scene(Store::local()?, "2s").await?;
+    let repository = scene.store.directory()?;
+    step(&scene, 1).await?;
+    // Most of the first backups is what is gone a moment later; the catalog stays, and the last one shares it.
+    let ballast = "CREATE TABLE ballast AS SELECT string_agg(sha512((g * 1000 + n)::text::bytea), '') AS noise \
+                   FROM generate_series(1, 3000) g, generate_series(1, 150) n GROUP BY g";
+    scene.server.execute(ballast).await?;
+    let heavy = back_up(&scene).await?;
+    let before: u64 = packs(&repository)?.values().sum();
+    scene.server.execute("TRUNCATE ballast").await?;
+    step(&scene, 2).await?;
+    let light = back_up(&scene).await?;
+    step(&scene, 3).await?;
+    wait::until("what is left of the packs is in new ones", Duration::from_mins(2), async || {
+        let plan = scene.cli().json(["expire", "--dry-run"]).await?;
+        ensure!(plan.pointer("/lineages/0/rewrite/packs").is_some(), "the plan says nothing of packs: {plan}");
+        scene.cli().run(["expire", "--yes"]).await?.success()?;
+        let packs = packs(&repository)?;
+        let (new, bytes) = (packs.keys().any(|pack| is_rewritten(pack)), packs.values().sum::<u64>());
+        Ok((new && bytes * 2 < before).then_some(()))
+    })
+    .await?;
+    let left = backups(&scene).await?;
+    ensure!(!left.contains(&heavy) && left.contains(&light), "{left:?}");
+    scene.cli().run(["verify", "--full"]).await?.success()?;
+    assert_eq!(steps(&scene, &["--immediate", "--backup", &light]).await?, "1,2");
+    assert_eq!(steps(&scene, &["--latest"]).await?, "1,2,3");
+    // The next one shares from the new packs.
+    let last = back_up(&scene).await?;
+    let info = scene.agent.info().await?;
+    let all = info.get("backups").and_then(Value::as_array).context("no backups")?;
+    let last =
+        all.iter().find(|backup| backup.get("id").and_then(Value::as_str) == Some(&last)).context("not there")?;
+    let (new, size) = (last.get("new_bytes").and_then(Value::as_u64), last.get("size_bytes").and_then(Value::as_u64));
+    ensure!(new.zip(size).is_some_and(|(new, size)| new * 4 < size), "it shares nothing: {last}");
+    scene.cli().run(["expire", "--yes"]).await?.success()?;
+    assert_eq!(steps(&scene, &["--latest"]).await?, "1,2,3");
+    scene.cli().run(["verify", "--full"]).await?.success()?;
+    scene.agent.no_alarms_but(&["fsync is off", "max_slot_wal_keep_size is not set"])
 }

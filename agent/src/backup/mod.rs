@@ -4,7 +4,6 @@
 
 mod claim;
 mod config_files;
-mod contents;
 mod control;
 pub mod copy;
 mod error;

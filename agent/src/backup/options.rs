@@ -12,6 +12,8 @@ const MAX_PACK_BUFFERS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackupOptions {
     pub threads: usize,
+    /// By how much the threads that copy yield to others, from 0 to 19.
+    pub nice: u8,
     pub compression_level: i32,
     /// Bytes a second that go to the repository, at most.
     pub bandwidth_limit: Option<u64>,
@@ -37,6 +39,7 @@ impl BackupOptions {
     pub const fn with_threads(threads: usize) -> Self {
         Self {
             threads,
+            nice: 10,
             compression_level: 1,
             bandwidth_limit: None,
             pack_buffers: threads + 2,

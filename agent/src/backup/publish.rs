@@ -7,13 +7,13 @@ use nix::unistd::{Gid, Group, Uid, User};
 use pitr::postgres::control_file::HotStandbyMinimums;
 use pitr::postgres::{ControlFile, Lsn};
 use pitr::repository::backup::{
-    BackupId, BackupManifest, BackupSource, BackupTablespace, ContentsLine, MinimumSettings, Owner, PackId, Sharing,
+    BackupId, BackupManifest, BackupSource, BackupTablespace, ContentsLine, ContentsWriter, FinishedContents,
+    MinimumSettings, Owner, PackId, Sharing,
 };
 use pitr::repository::{self, LineageStore};
 use pitr::storage::{Payload, PutMode};
 use tracing::warn;
 
-use super::contents::ContentsWriter;
 use super::copy::{CopiedFiles, CopyError, Stored, TablespaceCopy};
 use super::error::{BackupError, Result};
 use super::listing::{DataDirectoryStat, Listing};
@@ -40,6 +40,8 @@ pub struct Published {
     pub parent: Option<BackupId>,
     /// Packs of other backups that may be named, and their sizes.
     pub shared_packs: BTreeMap<PackId, u64>,
+    /// How many bytes the frames of these packs take, where that is known.
+    pub shared_frames: BTreeMap<PackId, u64>,
     pub sharing: Sharing,
     pub pages_read: u64,
 }
@@ -141,6 +143,14 @@ impl<'a> Parts<'a> {
         };
         self.live_bytes.keys().map(sized).collect()
     }
+
+    fn frame_bytes(published: &Published, pack: &PackId) -> Option<u64> {
+        if pack.backup == published.id {
+            published.stored.frame_bytes.get(&pack.number).copied()
+        } else {
+            published.shared_frames.get(pack).copied()
+        }
+    }
 }
 
 /// The tablespaces of `tablespace_map`, from which the server makes its links again, and those in place.
@@ -167,7 +177,7 @@ fn write_contents(
     known: &BTreeSet<u32>,
     parts: &Parts<'_>,
     packs: &BTreeMap<PackId, u64>,
-) -> pitr::codec::Result<super::contents::FinishedContents> {
+) -> pitr::codec::Result<FinishedContents> {
     let mut writer = ContentsWriter::new(published.compression_level)?;
     for directory in &published.listing.directories {
         let oid = directory.path.as_str().strip_prefix("pg_tblspc/").and_then(|rest| rest.split('/').next());
@@ -183,7 +193,8 @@ fn write_contents(
     }
     for (id, bytes) in packs {
         let live_bytes = parts.live_bytes.get(id).copied().unwrap_or(0);
-        writer.add(&ContentsLine::Pack { id: id.clone(), bytes: *bytes, live_bytes })?;
+        let frame_bytes = Parts::frame_bytes(published, id);
+        writer.add(&ContentsLine::Pack { id: id.clone(), bytes: *bytes, live_bytes, frame_bytes })?;
     }
     for map in parts.copies.iter().flat_map(|copy| &copy.maps) {
         writer.add(&ContentsLine::Map {

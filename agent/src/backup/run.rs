@@ -191,6 +191,7 @@ impl Run<'_> {
         let progress = Arc::new(CopyProgress::default());
         let settings = CopySettings {
             threads: self.options.threads,
+            nice: self.options.nice,
             compression_level: self.options.compression_level,
             pack_buffers: self.options.pack_buffers,
             bandwidth_limit: self.options.bandwidth_limit,
@@ -398,6 +399,7 @@ impl Run<'_> {
             stored,
             parent: self.claimed.parent.id().filter(|_| shared.has_complete()).cloned(),
             shared_packs: shared.packs(),
+            shared_frames: shared.frame_bytes(),
             sharing: shared.sharing,
         }
     }

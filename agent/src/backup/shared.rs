@@ -172,6 +172,18 @@ impl Shared {
         self.parents.iter().flat_map(|parent| parent.packs().clone()).collect()
     }
 
+    /// Stored bytes of the frames of each of these packs. Of an interrupted backup only the sizes of whole packs are known, which
+    /// are a little more.
+    #[must_use]
+    pub fn frame_bytes(&self) -> BTreeMap<PackId, u64> {
+        let of = |parent: &Parent| match &parent.files {
+            ParentFiles::Complete(files) => files.frame_bytes.clone(),
+            ParentFiles::Interrupted(files) => files.packs.clone(),
+        };
+        // The last one counts, and that is the complete one.
+        self.parents.iter().flat_map(of).collect()
+    }
+
     /// What is taken over from the interrupted backup that is not the parent's, by how much of each pack is needed.
     #[must_use]
     pub fn resumed<'a>(&self, own: &BackupId, live: impl Iterator<Item = (&'a PackId, &'a u64)>) -> Option<Resumed> {

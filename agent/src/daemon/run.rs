@@ -263,6 +263,7 @@ fn backup_options(config: &BackupConfig) -> BackupOptions {
     let threads = usize::try_from(config.threads.get()).unwrap_or(1);
     let mut options = BackupOptions::with_threads(threads).memory_limit(config.memory_limit.as_u64());
     options.compression_level = i32::try_from(config.compression_level).unwrap_or(1);
+    options.nice = u8::try_from(config.nice).unwrap_or(0);
     options.bandwidth_limit = config.bandwidth_limit.map(pitr::config::ByteSize::as_u64);
     options.fresh_every = Some(config.fresh_every);
     options.sample_bytes = config.sample.as_u64();

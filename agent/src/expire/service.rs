@@ -116,6 +116,9 @@ fn begun(started: DateTime<Utc>) -> Told {
         deleted_bytes: 0,
         later_objects: 0,
         later_bytes: 0,
+        rewritten_packs: 0,
+        rewritten_bytes: 0,
+        copied_bytes: 0,
         held_up: None,
         error: None,
         hint: None,
@@ -138,6 +141,9 @@ impl Told {
             self.0.backups.extend(lineage.backups.iter().cloned());
             self.0.later_objects += lineage.later.objects;
             self.0.later_bytes += lineage.later.bytes;
+            self.0.rewritten_packs += lineage.rewritten.packs;
+            self.0.rewritten_bytes += lineage.rewritten.bytes;
+            self.0.copied_bytes += lineage.rewritten.copied_bytes;
             if self.0.held_up.is_none() {
                 self.0.held_up.clone_from(&lineage.held_up);
             }
@@ -235,6 +241,7 @@ impl ExpireService {
                     backups = job.0.backups.len(),
                     objects = job.0.deleted_objects,
                     bytes = job.0.deleted_bytes,
+                    rewritten_packs = job.0.rewritten_packs,
                     "retention was applied"
                 );
                 if let Some(held_up) = &job.0.held_up {

@@ -19,6 +19,8 @@ const DEFAULT_COMPRESSION_LEVEL: u32 = 1;
 const BANDWIDTHS: RangeInclusive<ByteSize> = ByteSize::kib(64)..=ByteSize::gib(1024);
 const MEMORY_LIMITS: RangeInclusive<ByteSize> = ByteSize::mib(32)..=ByteSize::gib(1024);
 const DEFAULT_MEMORY_LIMIT: ByteSize = ByteSize::mib(96);
+const NICENESS: RangeInclusive<u32> = 0..=19;
+const DEFAULT_NICE: u32 = 10;
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DEFAULT_FRESH_EVERY: Duration = HOUR.saturating_mul(24 * 30);
 const HUNDRED_YEARS: Duration = HOUR.saturating_mul(24 * 36_525);
@@ -32,6 +34,8 @@ pub struct BackupConfig {
     pub timezone: Tz,
     pub threads: NonZeroU32,
     pub compression_level: u32,
+    /// By how much the threads that copy yield to the server.
+    pub nice: u32,
     /// Bytes a second that are read from the data directory; none: as fast as it goes.
     pub bandwidth_limit: Option<ByteSize>,
     /// What a running backup may hold in buffers.
@@ -51,6 +55,7 @@ impl Default for BackupConfig {
             timezone: Tz::UTC,
             threads: DEFAULT_THREADS,
             compression_level: DEFAULT_COMPRESSION_LEVEL,
+            nice: DEFAULT_NICE,
             bandwidth_limit: None,
             memory_limit: DEFAULT_MEMORY_LIMIT,
             standby: None,
@@ -73,6 +78,7 @@ impl BackupConfig {
             compression_level: section
                 .get_with("compression_level", |value| within(value, &COMPRESSION_LEVELS))
                 .unwrap_or(default.compression_level),
+            nice: section.get_with("nice", |value| within(value, &NICENESS)).unwrap_or(default.nice),
             bandwidth_limit: section.get_with("bandwidth_limit", |value| within(value, &BANDWIDTHS)),
             memory_limit: section
                 .get_with("memory_limit", |value| within(value, &MEMORY_LIMITS))

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{ExpireError, Result};
 use super::load::load_cluster;
+use super::rewrite::RewrittenPacks;
 use super::survey::{ObjectCount, ObjectKind};
 use crate::clock::Clock;
 use crate::repository::backup::BackupId;
@@ -60,6 +61,7 @@ pub struct ExpiredLineage {
     /// Why nothing was deleted.
     pub held_up: Option<String>,
     pub ended: bool,
+    pub rewritten: RewrittenPacks,
 }
 
 /// What a run did.
@@ -98,7 +100,10 @@ impl Expiry<'_> {
         let mut expired = Expired::default();
         for (lineage, planned) in self.lineages.iter().zip(&second.lineages) {
             if self.is_ours(lineage).await? {
-                let done = self.execute(lineage, planned, &unwritten).await?;
+                let mut done = self.execute(lineage, planned, &unwritten).await?;
+                if self.sweep && !planned.ends {
+                    done.rewritten = self.rewrite(lineage, planned).await?;
+                }
                 expired.lineages.insert(planned.lineage, done);
             }
         }
@@ -180,7 +185,7 @@ impl Expiry<'_> {
         let manifests = |object: &LineageObject| matches!(object, LineageObject::Manifest(_)) && named(object);
         let any = |_: &LineageObject| true;
         let contents =
-            |object: &LineageObject| matches!(object, LineageObject::Contents(_) | LineageObject::Progress { .. });
+            |object: &LineageObject| matches!(object, LineageObject::Contents { .. } | LineageObject::Progress { .. });
         let pins = |object: &LineageObject| matches!(object, LineageObject::Pin(_));
         self.delete(lineage, judge, &layout.backups(), &intents, &mut done).await?;
         self.delete(lineage, judge, &layout.backups(), &manifests, &mut done).await?;
@@ -266,15 +271,26 @@ impl Expiry<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        if self.cancel.is_cancelled() {
-            return Err(ExpireError::Cancelled);
-        }
-        if !self.is_ours(lineage).await? {
-            return Err(ExpireError::NotOurs { lineage: lineage.lineage().lineage.to_string() });
-        }
+        self.may_write(lineage).await?;
         lineage.store().delete(batch).await?;
         batch.clear();
         Ok(())
+    }
+
+    /// # Errors
+    /// It was stopped, or the lineage is not ours any more.
+    pub(super) async fn may_write(&self, lineage: &LineageStore) -> Result<()> {
+        self.may_go_on()?;
+        if self.is_ours(lineage).await? {
+            return Ok(());
+        }
+        Err(ExpireError::NotOurs { lineage: lineage.lineage().lineage.to_string() })
+    }
+
+    /// # Errors
+    /// It was stopped.
+    pub(super) fn may_go_on(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(ExpireError::Cancelled) } else { Ok(()) }
     }
 }
 

@@ -122,7 +122,12 @@ impl Cluster {
     }
 }
 
-async fn run(lineages: &[LineageStore], own: &LineageStore, order: &Order, clock: &ManualClock) -> Result<Expired> {
+pub(super) async fn run(
+    lineages: &[LineageStore],
+    own: &LineageStore,
+    order: &Order,
+    clock: &ManualClock,
+) -> Result<Expired> {
     let cancel = CancellationToken::new();
     let own = own.lineage().lineage;
     Expiry { lineages, order, clock, who: "db1/1", own, holder: "a", sweep: true, cancel: &cancel }.run().await
@@ -146,7 +151,12 @@ impl Archive {
             store.create_or_match(&layout.map(&hash(map)), "map").await.unwrap();
         }
         let before = before.map(|before| PackId { backup: before.id.clone(), number: 0 });
-        let packs = before.into_iter().chain([own]).map(|id| ContentsLine::Pack { id, bytes: 4, live_bytes: 4 });
+        let packs = before.into_iter().chain([own]).map(|id| ContentsLine::Pack {
+            id,
+            bytes: 4,
+            live_bytes: 4,
+            frame_bytes: None,
+        });
         let maps = [0, number + 1].map(|map| ContentsLine::Map {
             hash: hash(map),
             files: 0,
@@ -160,7 +170,7 @@ impl Archive {
             lines.push(b'\n');
         }
         let blake3 = ContentHash::of(&lines);
-        let header = ContentsHeader { id: manifest.id.clone(), bytes: lines.len() as u64, blake3 };
+        let header = ContentsHeader { id: manifest.id.clone(), bytes: lines.len() as u64, blake3, rewritten: None };
         store.create_bytes(&layout.contents(&manifest.id), enveloped(&header, &lines)).await.unwrap();
         manifest.contents = blake3;
     }

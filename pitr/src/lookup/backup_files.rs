@@ -1,15 +1,14 @@
 //! Where the blocks of a backup are, for the next one: its packs, its maps by path, and the hashes of its blocks.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use crate::codec;
 use crate::repository::LineageStore;
 use crate::repository::backup::pack::FRAME_BYTES;
-use crate::repository::backup::{BackupManifest, ContentsHeader, ContentsLine, FileEntry, PackId, StoredPath};
+use crate::repository::backup::{BackupManifest, ContentsLine, FileEntry, PackId, StoredPath};
 use crate::repository::hash::{BlockHash, ContentHash};
-use crate::restore::contents::MapRef;
-use crate::restore::enveloped_lines::{self, LineSink, json};
+use crate::restore::contents::{self, MapRef};
+use crate::restore::enveloped_lines::{LineSink, json};
 use crate::restore::files::{FileMap, PackTable, read_range};
 use crate::restore::{Error, Result};
 
@@ -18,6 +17,8 @@ use crate::restore::{Error, Result};
 pub struct BackupFiles {
     /// Size of each pack's object.
     pub packs: BTreeMap<PackId, u64>,
+    /// How many bytes the frames of each pack take, where that is told.
+    pub frame_bytes: BTreeMap<PackId, u64>,
     /// Those that say where they begin, in the order of paths.
     pub maps: Vec<ListedMap>,
 }
@@ -35,7 +36,10 @@ pub struct ListedMap {
 impl LineSink for BackupFiles {
     fn line(&mut self, line: &[u8]) -> std::result::Result<(), String> {
         match json(line)? {
-            ContentsLine::Pack { id, bytes, .. } => {
+            ContentsLine::Pack { id, bytes, frame_bytes, .. } => {
+                if let Some(frame_bytes) = frame_bytes {
+                    self.frame_bytes.insert(id.clone(), frame_bytes);
+                }
                 self.packs.insert(id, bytes);
             }
             ContentsLine::Map { hash, files, plain_bytes, stored_bytes, first: Some(first) } => {
@@ -51,13 +55,7 @@ impl BackupFiles {
     /// # Errors
     /// The repository fails, or the contents are missing, damaged or those of another backup.
     pub async fn load(lineage: &LineageStore, manifest: &BackupManifest) -> Result<Self> {
-        let key = lineage.layout().contents(&manifest.id);
-        let (header, mut files): (ContentsHeader, Self) =
-            enveloped_lines::read(&Arc::clone(lineage.store()), &key, Self::default()).await?;
-        if header.blake3 != manifest.contents {
-            let reason = "is not the one that the manifest names".to_owned();
-            return Err(Error::Damaged { object: key.to_string(), reason });
-        }
+        let mut files = contents::newest(lineage, manifest, Self::default).await?.lines;
         files.maps.sort_by(|a, b| a.first.cmp(&b.first));
         Ok(files)
     }

@@ -10,7 +10,7 @@
 //!                     wal/<TLI>/<LOG>/<SEGMENT>.<offset>.backup.zst
 //!                     wal/<TLI>/<LOG>/<SEGMENT>.partial.zst
 //!                     summaries/<TLI>/<from>-<to>.zst
-//!                     backups/<id>/intent.json  contents.zst  manifest.json
+//!                     backups/<id>/intent.json  contents.zst  contents.<generation>.zst  manifest.json
 //!                     packs/<id>/<number>
 //!                     maps/<hash>.zst
 //!                     markers/<TLI>/<lsn>@<name>.json  …finish.json
@@ -24,7 +24,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::backup::{BackupId, PackId};
+use super::backup::{BackupId, FIRST_GENERATION, PackId};
 use super::hash::ContentHash;
 use super::lineage::LineageId;
 use crate::postgres::{Lsn, SegmentName, TimelineId, WalFileName};
@@ -316,6 +316,15 @@ impl LineageLayout {
     #[must_use]
     pub fn progress(&self, id: &BackupId, number: u32) -> ObjectKey {
         self.at(format_args!("backups/{id}/progress-{number:08x}.zst"))
+    }
+
+    /// The contents of a backup in their first generation (1), or a later one.
+    #[must_use]
+    pub fn contents_of(&self, id: &BackupId, generation: u32) -> ObjectKey {
+        match generation {
+            0 | FIRST_GENERATION => self.contents(id),
+            later => self.at(format_args!("backups/{id}/contents.{later}.zst")),
+        }
     }
 
     #[must_use]

@@ -1,6 +1,6 @@
 //! What an object is, by its key alone.
 
-use super::backup::{BackupId, PackId};
+use super::backup::{BackupId, FIRST_GENERATION, PackId};
 use super::hash::ContentHash;
 use super::layout::{GapKey, LineageLayout, MarkerKey, SummaryKey, WalObject};
 use super::note_id::NoteId;
@@ -23,7 +23,10 @@ pub enum LineageObject {
     WalFile(SegmentName),
     Summary(SummaryKey),
     Intent(BackupId),
-    Contents(BackupId),
+    Contents {
+        id: BackupId,
+        generation: u32,
+    },
     /// What a backup that is being made has stored.
     Progress {
         backup: BackupId,
@@ -39,6 +42,16 @@ pub enum LineageObject {
     Pin(NoteId),
     PinRelease(NoteId),
     Condemnation(NoteId),
+}
+
+/// That of contents, by the name of their file.
+fn generation(file: &str) -> Option<u32> {
+    if file == "contents.zst" {
+        return Some(FIRST_GENERATION);
+    }
+    let text = file.strip_prefix("contents.")?.strip_suffix(".zst")?;
+    let number = text.parse().ok()?;
+    (number > FIRST_GENERATION && format!("{number}") == text).then_some(number)
 }
 
 impl LineageLayout {
@@ -66,9 +79,8 @@ impl LineageLayout {
                 }
                 Some(match file {
                     "intent.json" => LineageObject::Intent(id),
-                    "contents.zst" => LineageObject::Contents(id),
                     "manifest.json" => LineageObject::Manifest(id),
-                    _ => return None,
+                    contents => LineageObject::Contents { generation: generation(contents)?, id },
                 })
             }
             "packs" => rest.parse().ok().map(LineageObject::Pack),
@@ -175,7 +187,9 @@ mod tests {
             (layout.wal_file(WalFileName::Partial(segment)), LineageObject::WalFile(segment)),
             (layout.summary(summary), LineageObject::Summary(summary)),
             (layout.intent(&id), LineageObject::Intent(id.clone())),
-            (layout.contents(&id), LineageObject::Contents(id.clone())),
+            (layout.contents(&id), LineageObject::Contents { id: id.clone(), generation: 1 }),
+            (layout.contents_of(&id, 1), LineageObject::Contents { id: id.clone(), generation: 1 }),
+            (layout.contents_of(&id, 12), LineageObject::Contents { id: id.clone(), generation: 12 }),
             (layout.manifest(&id), LineageObject::Manifest(id.clone())),
             (layout.progress(&id, 0x1f), LineageObject::Progress { backup: id.clone(), number: 0x1f }),
             (layout.pack(&pack), LineageObject::Pack(pack)),
@@ -194,11 +208,15 @@ mod tests {
             "main/7-1/later/x",
             "main/7-1/wal/x",
             "main/7-2/lease",
-            "main/7-1/backups/20261122T063100Z/x.json",
             "main/7-1/backups/20261122T063100Z/progress-1f.zst",
             "main/7-1/backups/20261122T063100Z/progress-0000001F.zst",
         ] {
             assert_eq!(layout.classify(&ObjectKey::new(text).unwrap()), None, "{text}");
+        }
+        for file in ["x.json", "contents.1.zst", "contents.0.zst", "contents.02.zst", "contents.x.zst", "contents..zst"]
+        {
+            let text = format!("main/7-1/backups/20261122T063100Z/{file}");
+            assert_eq!(layout.classify(&ObjectKey::new(&text).unwrap()), None, "{text}");
         }
     }
 }

@@ -98,6 +98,10 @@ pub(crate) struct BackupWriter {
     /// Of other backups, with the lines that name them.
     shared: Vec<ContentsLine>,
     packs: Vec<(PackId, Vec<u8>, Vec<PackedFrame>)>,
+    /// Which of these are packs of other backups.
+    adopted: BTreeMap<PackId, ContentsLine>,
+    /// What the maps need of each pack, by where the frames begin.
+    live: BTreeMap<PackId, BTreeMap<u64, u32>>,
     lines: Vec<ContentsLine>,
     maps: Vec<ContentsLine>,
     files: Vec<FileEntry>,
@@ -155,6 +159,8 @@ impl BackupWriter {
             parent: None,
             shared: Vec::new(),
             packs: Vec::new(),
+            adopted: BTreeMap::new(),
+            live: BTreeMap::new(),
             lines: Vec::new(),
             maps: Vec::new(),
             files: Vec::new(),
@@ -180,6 +186,18 @@ impl BackupWriter {
         }
         self.shared.extend(lines.iter().filter(|line| matches!(line, ContentsLine::Pack { .. })).cloned());
         self.maps.push(map.clone());
+    }
+
+    /// Packs of other backups, by the lines that name them, before the first frame is written: the numbers of frames in them
+    /// are their places here.
+    pub(crate) fn adopt(&mut self, lines: Vec<ContentsLine>) {
+        let own = std::mem::take(&mut self.packs);
+        for line in lines {
+            let ContentsLine::Pack { id, .. } = &line else { panic!("{line:?} names no pack") };
+            self.packs.push((id.clone(), Vec::new(), Vec::new()));
+            self.adopted.insert(id.clone(), line);
+        }
+        self.packs.extend(own);
     }
 
     pub(crate) fn next_pack(&mut self) {
@@ -284,6 +302,13 @@ impl BackupWriter {
     pub(crate) async fn close_map(&mut self) {
         let mut files = std::mem::take(&mut self.files);
         files.sort_by(|a, b| a.path.cmp(&b.path));
+        for extent in files.iter().flat_map(|file| &file.extents) {
+            if let Extent::Frame(frame) = extent
+                && let Some((id, _, _)) = self.packs.get(frame.pack as usize)
+            {
+                self.live.entry(id.clone()).or_default().insert(frame.offset, frame.stored_bytes);
+            }
+        }
         let packs = self.packs.iter().map(|(id, _, _)| id.clone()).collect();
         let mut lines = json_line(&FileMapPacks { packs });
         files.iter().for_each(|file| lines.extend(json_line(file)));
@@ -310,16 +335,27 @@ impl BackupWriter {
         }
         let mut lines = std::mem::take(&mut self.lines);
         for (id, mut bytes, frames) in std::mem::take(&mut self.packs) {
+            let needed = self.live.get(&id).map_or(0, |frames| frames.values().map(|bytes| u64::from(*bytes)).sum());
+            if let Some(ContentsLine::Pack { id, bytes, frame_bytes, .. }) = self.adopted.remove(&id) {
+                lines.push(ContentsLine::Pack { id, bytes, live_bytes: needed, frame_bytes });
+                continue;
+            }
             bytes.extend(pack::trailer(&frames));
             let size = bytes.len() as u64;
             self.put(&self.lineage.layout().pack(&id), bytes).await;
-            lines.push(ContentsLine::Pack { id, bytes: size, live_bytes: size });
+            let live_bytes: u64 = frames.iter().map(|frame| u64::from(frame.stored_bytes)).sum();
+            lines.push(ContentsLine::Pack { id, bytes: size, live_bytes, frame_bytes: Some(live_bytes) });
         }
         lines.append(&mut self.shared);
         lines.append(&mut self.maps);
         let told = lines.clone();
         let lines: Vec<u8> = lines.iter().flat_map(json_line).collect();
-        let header = ContentsHeader { id: self.id.clone(), bytes: lines.len() as u64, blake3: ContentHash::of(&lines) };
+        let header = ContentsHeader {
+            id: self.id.clone(),
+            bytes: lines.len() as u64,
+            blake3: ContentHash::of(&lines),
+            rewritten: None,
+        };
         self.put(&self.lineage.layout().contents(&self.id), enveloped(&header, &lines)).await;
         let manifest = self.manifest(header.blake3);
         self.put(&self.lineage.layout().manifest(&self.id), document::seal(&manifest)).await;

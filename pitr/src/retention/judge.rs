@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::holdings::{BackupParts, Holdings, OpenBackup};
+use super::holdings::{Holdings, NamedParts, OpenBackup};
 use super::kept_wal::KeptWal;
 use super::plan::{BackupVerdict, MarkerVerdict};
 use super::policy::{Policy, before};
@@ -65,11 +65,13 @@ pub struct Judge {
     ends: bool,
     backups: BTreeMap<BackupId, BackupState>,
     /// Named by backups that stay.
-    needed: BackupParts,
+    needed: NamedParts,
     /// Named by backups that went or go, in their time of grace.
-    in_grace: BackupParts,
+    in_grace: NamedParts,
     /// Named by backups whose time of grace is over.
-    released: BackupParts,
+    released: NamedParts,
+    /// Contents that others took the place of, and whether their time of grace is over.
+    superseded: BTreeMap<(BackupId, u32), bool>,
     /// Something unreadable may name anything.
     unreadable: bool,
     waits: bool,
@@ -106,12 +108,25 @@ impl Judge {
         let grace_begin = before(now, policy.grace);
         let states = backup_states(held, backups, open, named, grace_begin);
         let (mut needed, mut in_grace, mut released) =
-            (BackupParts::default(), BackupParts::default(), BackupParts::default());
+            (NamedParts::default(), NamedParts::default(), NamedParts::default());
         for (id, parts) in &held.parts {
             match states.get(id) {
                 Some(BackupState::Goes | BackupState::Leftover { over: false }) => in_grace.add(parts),
                 Some(BackupState::Leftover { over: true } | BackupState::Abandoned) => released.add(parts),
                 _ => needed.add(parts),
+            }
+        }
+        let mut superseded = BTreeMap::new();
+        for one in &held.superseded {
+            let over = match states.get(&one.backup) {
+                Some(BackupState::Leftover { over }) => *over,
+                Some(BackupState::Abandoned) => true,
+                Some(BackupState::Goes) => false,
+                _ => one.since <= grace_begin,
+            };
+            superseded.insert((one.backup.clone(), one.generation), over);
+            if let Some(parts) = &one.parts {
+                if over { released.add(parts) } else { in_grace.add(parts) }
             }
         }
         let needs = |id: &BackupId| matches!(states.get(id), Some(BackupState::Stays | BackupState::Damaged));
@@ -129,6 +144,7 @@ impl Judge {
             needed,
             in_grace,
             released,
+            superseded,
             timelines: held.catalog.timelines.keys().copied().collect(),
             wal,
             markers: markers.iter().map(|m| ((m.timeline, m.lsn, m.name.clone()), fate(m))).collect(),
@@ -143,6 +159,11 @@ impl Judge {
             condemned_done: condemnations_done(held, &states, before(now, policy.grace.max(YOUTH))),
             backups: states,
         }
+    }
+
+    /// Whether something that cannot be read may name any pack.
+    pub(super) const fn is_blind(&self) -> bool {
+        self.unreadable
     }
 
     pub(super) fn deletes(&self, id: &BackupId) -> bool {
@@ -173,7 +194,7 @@ impl Judge {
             LineageObject::History(_) => (Fate::Keep, ObjectReason::History),
             LineageObject::Summary(key) => self.judge_summary(*key),
             LineageObject::Manifest(id) | LineageObject::Intent(id) => self.judge_descriptor(id),
-            LineageObject::Contents(id) => self.judge_contents(id, modified),
+            LineageObject::Contents { id, generation } => self.judge_contents(id, *generation, modified),
             LineageObject::Progress { backup, .. } => self.judge_progress(backup, modified),
             LineageObject::Pack(pack) => {
                 let open = self.backups.get(&pack.backup) == Some(&BackupState::Open);
@@ -235,8 +256,14 @@ impl Judge {
         }
     }
 
-    fn judge_contents(&self, id: &BackupId, modified: DateTime<Utc>) -> (Fate, ObjectReason) {
+    fn judge_contents(&self, id: &BackupId, generation: u32, modified: DateTime<Utc>) -> (Fate, ObjectReason) {
+        let superseded = self.superseded.get(&(id.clone(), generation)).copied();
         match self.backups.get(id) {
+            Some(BackupState::Stays) if superseded == Some(false) => (Fate::Later, ObjectReason::Grace),
+            Some(BackupState::Stays) if superseded == Some(true) && self.waits => {
+                (Fate::Later, ObjectReason::WaitsForBackup)
+            }
+            Some(BackupState::Stays) if superseded == Some(true) => (Fate::Delete, ObjectReason::Superseded),
             Some(BackupState::Goes | BackupState::Leftover { over: false }) => (Fate::Later, ObjectReason::Grace),
             Some(BackupState::Leftover { over: true }) if self.waits => (Fate::Later, ObjectReason::WaitsForBackup),
             Some(BackupState::Leftover { over: true }) => (Fate::Delete, ObjectReason::NoKeptBackup),
@@ -260,7 +287,7 @@ impl Judge {
     }
 
     /// Packs and maps.
-    fn judge_part(&self, named_by: impl Fn(&BackupParts) -> bool, modified: DateTime<Utc>) -> (Fate, ObjectReason) {
+    fn judge_part(&self, named_by: impl Fn(&NamedParts) -> bool, modified: DateTime<Utc>) -> (Fate, ObjectReason) {
         if named_by(&self.needed) {
             (Fate::Keep, ObjectReason::Backup)
         } else if self.unreadable {

@@ -18,13 +18,15 @@ mod moments;
 mod plan;
 mod policy;
 mod reason;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 
-pub use holdings::{BackupParts, Holdings, OpenBackup};
+pub use holdings::{BackupParts, Holdings, OpenBackup, PackUse, Superseded};
 pub use judge::{Fate, Judge, Judgement};
 pub use kept_wal::{KeptRange, KeptWal};
 pub use moments::LostMoments;
 pub use plan::{BackupVerdict, ExpirePlan, LineagePlan, MarkerVerdict, Refusal, plan};
 pub use policy::{Grid, Order, Policy};
 pub use reason::{BackupReason, ObjectReason, WalReason};
+pub use rewrite::{DeadPack, RewritePlan, is_mostly_dead};

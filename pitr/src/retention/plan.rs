@@ -15,6 +15,7 @@ use super::kept_wal::KeptWal;
 use super::moments::{LostMoments, lost_moments, new_holes};
 use super::policy::{Grid, Order, Policy};
 use super::reason::BackupReason;
+use super::rewrite::{self, RewritePlan};
 use crate::postgres::{Lsn, TimelineId};
 use crate::repository::backup::{BackupId, BackupManifest};
 use crate::repository::catalog::{Catalog, Gap};
@@ -73,6 +74,8 @@ pub struct LineagePlan {
     pub lost: Vec<LostMoments>,
     /// Holes that the deletion leaves in the WAL, to be noted before.
     pub holes: Vec<Gap>,
+    /// Packs of which little is needed, to be rewritten once nothing else is to be done.
+    pub rewrite: RewritePlan,
     /// What will be left.
     pub after: Catalog,
     judge: Judge,
@@ -211,7 +214,23 @@ fn finish(
     let (lost, holes) = (lost_moments(&held.catalog, &after), new_holes(&held.catalog, &after));
     let waits_for = open.iter().map(|open| open.id.clone()).max();
     let judge = Judge::new(held, &backups, &markers, &open, wal, &holes, ends, policy, named, now);
-    LineagePlan { lineage: held.id(), backups, markers, abandoned, waits_for, held_up, ends, lost, holes, after, judge }
+    let undisturbed = !ends && held_up.is_none() && open.is_empty() && !judge.is_blind();
+    let kept = held.parts.iter().filter(|(id, _)| backups.iter().any(|backup| backup.id == **id && backup.stays()));
+    let rewrite = if undisturbed { rewrite::choose(kept) } else { RewritePlan::default() };
+    LineagePlan {
+        lineage: held.id(),
+        backups,
+        markers,
+        abandoned,
+        waits_for,
+        held_up,
+        ends,
+        lost,
+        holes,
+        rewrite,
+        after,
+        judge,
+    }
 }
 
 fn verdict(backup: &BackupManifest, keeps: &BTreeMap<BackupId, BTreeSet<BackupReason>>) -> BackupVerdict {

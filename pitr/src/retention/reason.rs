@@ -101,6 +101,8 @@ pub enum ObjectReason {
     NoKeptMoment,
     /// Nothing names it.
     Unnamed,
+    /// Contents of a backup that others took the place of.
+    Superseded,
     /// It said something of what is gone.
     Outdated,
     /// Of a backup that never became whole.
@@ -127,6 +129,7 @@ impl fmt::Display for ObjectReason {
             Self::NoKeptBackup => "no rule keeps the backup",
             Self::NoKeptMoment => "no kept moment needs it",
             Self::Unnamed => "nothing names it",
+            Self::Superseded => "packs were rewritten since",
             Self::Outdated => "tells of what is gone",
             Self::Abandoned => "of a backup that never became whole",
             Self::LineageEnds => "nothing of the lineage is kept",

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::damage::{Damage, Harm, ObjectKind};
 use super::inventory::{KnownMap, KnownMaps, PackIndex, StoredPacks};
-use super::named_contents::{NamedContents, NamedMap};
+use super::named_contents::{ContentsFault, NamedContents, NamedMap};
 use super::packs::PackFaults;
 use super::pages::PageFault;
 use super::progress::{Observe, Phase, Step};
@@ -14,6 +14,7 @@ use super::report::BackupVerdict;
 use crate::repository::backup::{BackupManifest, StoredPath};
 use crate::repository::hash::ContentHash;
 use crate::repository::{LineageStore, Result};
+use crate::storage::ObjectKey;
 
 /// Reasons that are kept of one backup.
 const MAX_REASONS: usize = 20;
@@ -26,11 +27,13 @@ pub(super) struct CheckedBackup<'a> {
     pub(super) more_faults: u64,
     /// Something that it names was not found: perhaps it is being removed.
     pub(super) lacks: bool,
+    /// Its contents, once they are read.
+    contents: Option<ObjectKey>,
 }
 
 impl<'a> CheckedBackup<'a> {
     fn new(manifest: &'a BackupManifest) -> Self {
-        Self { manifest, faults: Vec::new(), more_faults: 0, lacks: false }
+        Self { manifest, faults: Vec::new(), more_faults: 0, lacks: false, contents: None }
     }
 
     pub(super) fn fault(&mut self, reason: String) {
@@ -80,8 +83,7 @@ pub(super) async fn read_contents<'a>(
                 look_for_packs(lineage, &contents, packs, &mut backup, &mut told, damages);
                 contents.maps.iter().for_each(|map| note_map(&mut maps, *map, manifest.data_checksums));
             }
-            Err(reason) => {
-                let key = lineage.layout().contents(&manifest.id);
+            Err(ContentsFault { key, reason }) => {
                 backup.lacks |= reason == "is missing";
                 backup.fault(format!("object \"{key}\" {reason}"));
                 let damage = Damage::new(&key, ObjectKind::Contents, reason.clone());
@@ -153,6 +155,7 @@ pub(super) async fn settle(
     let harms = super::extents::harms(lineage, packs, maps, faults).await?;
     for backup in backups {
         let Ok(contents) = NamedContents::load(lineage, backup.manifest).await? else { continue };
+        backup.contents.clone_from(&contents.key);
         let mut named: Vec<PackIndex> = contents.packs.iter().filter_map(|pack| packs.find(&pack.id)).collect();
         named.sort_unstable();
         for map in &contents.maps {
@@ -182,7 +185,7 @@ fn settle_map(
     if let Some(unnamed) = known.packs.iter().find(|index| named.binary_search(index).is_err())
         && let Some(pack) = packs.id(*unnamed)
     {
-        let contents = lineage.layout().contents(&backup.manifest.id);
+        let contents = backup.contents.clone().unwrap_or_else(|| lineage.layout().contents(&backup.manifest.id));
         let reason = format!("does not name pack {pack}, which map {} needs", map.hash);
         backup.fault(format!("object \"{contents}\" {reason}"));
         damages.push(Damage::new(&contents, ObjectKind::Contents, reason));

@@ -1,12 +1,13 @@
 //! What the contents of a backup name.
 
-use std::sync::Arc;
-
 use super::damage::fault_of_restore;
-use crate::repository::backup::{BackupManifest, ContentsHeader, ContentsLine, PackId};
+use crate::repository::backup::{BackupManifest, ContentsLine, PackId};
 use crate::repository::hash::ContentHash;
 use crate::repository::{LineageStore, Result};
-use crate::restore::enveloped_lines::{self, LineSink, json};
+use crate::restore::Error;
+use crate::restore::contents::{self, Newest};
+use crate::restore::enveloped_lines::{LineSink, json};
+use crate::storage::ObjectKey;
 
 /// A pack, with the length that the backup says it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,15 @@ pub(super) struct NamedMap {
 pub(super) struct NamedContents {
     pub(super) packs: Vec<NamedPack>,
     pub(super) maps: Vec<NamedMap>,
+    /// Of the contents themselves, once they are read.
+    pub(super) key: Option<ObjectKey>,
+}
+
+/// What is wrong with the contents of a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ContentsFault {
+    pub(super) key: ObjectKey,
+    pub(super) reason: String,
 }
 
 impl LineSink for NamedContents {
@@ -58,19 +68,23 @@ impl NamedContents {
     pub(super) async fn load(
         lineage: &LineageStore,
         manifest: &BackupManifest,
-    ) -> Result<std::result::Result<Self, String>> {
-        let key = lineage.layout().contents(&manifest.id);
-        let read = enveloped_lines::read(&Arc::clone(lineage.store()), &key, Self::default()).await;
-        let (header, contents): (ContentsHeader, Self) = match read {
+    ) -> Result<std::result::Result<Self, ContentsFault>> {
+        let Newest { key, lines, .. } = match contents::newest(lineage, manifest, Self::default).await {
             Ok(read) => read,
-            Err(error) => return fault_of_restore(error).map(Err),
+            Err(error) => {
+                let told = if let Error::Damaged { object, .. } = &error {
+                    ObjectKey::new(object.as_str()).ok()
+                } else {
+                    None
+                };
+                let key = told.unwrap_or_else(|| lineage.layout().contents(&manifest.id));
+                return Ok(Err(ContentsFault { key, reason: fault_of_restore(error)? }));
+            }
         };
-        if header.id != manifest.id || header.blake3 != manifest.contents {
-            return Ok(Err("is not the one that the manifest names".to_owned()));
+        if lines.maps.iter().map(|map| map.files).sum::<u64>() != manifest.files {
+            let reason = "names another number of files than the manifest".to_owned();
+            return Ok(Err(ContentsFault { key, reason }));
         }
-        if contents.maps.iter().map(|map| map.files).sum::<u64>() != manifest.files {
-            return Ok(Err("names another number of files than the manifest".to_owned()));
-        }
-        Ok(Ok(contents))
+        Ok(Ok(Self { key: Some(key), ..lines }))
     }
 }

@@ -6,7 +6,9 @@ use pitr::api::{ExpireJob, ExpireState};
 use pitr::expire::{ObjectCount, ObjectKind, Survey};
 use pitr::postgres::{Lsn, SystemIdentifier, TimelineId};
 use pitr::repository::backup::BackupId;
-use pitr::retention::{BackupReason, BackupVerdict, Fate, LineagePlan, LostMoments, MarkerVerdict, ObjectReason};
+use pitr::retention::{
+    BackupReason, BackupVerdict, Fate, LineagePlan, LostMoments, MarkerVerdict, ObjectReason, RewritePlan,
+};
 use serde::Serialize;
 
 use super::View;
@@ -38,7 +40,19 @@ pub struct ExpireLineage {
     pub markers: Vec<ExpireMarker>,
     /// What stops being reachable.
     pub lost: Vec<LostDocument>,
+    pub rewrite: RewriteDocument,
     pub objects: Vec<ObjectsDocument>,
+}
+
+/// Packs of which little is needed: that goes into new ones.
+#[derive(Debug, Clone, Serialize)]
+pub struct RewriteDocument {
+    pub packs: u64,
+    /// Sizes of these packs, and how much of them is needed.
+    pub bytes: u64,
+    pub live_bytes: u64,
+    /// Backups that name one of them.
+    pub backups: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -98,6 +112,7 @@ impl ExpireLineage {
             backups: plan.backups.iter().map(ExpireBackup::new).collect(),
             markers: plan.markers.iter().map(ExpireMarker::new).collect(),
             lost: plan.lost.iter().map(LostDocument::new).collect(),
+            rewrite: RewriteDocument::new(&plan.rewrite),
             objects: objects.collect(),
         }
     }
@@ -136,6 +151,29 @@ impl LostDocument {
         let moment =
             |moment: pitr::repository::catalog::Moment| MomentDocument { lsn: moment.lsn, time: moment.time.map(Time) };
         Self { timeline: lost.timeline, from: moment(lost.from), to: moment(lost.to) }
+    }
+}
+
+impl RewriteDocument {
+    fn new(plan: &RewritePlan) -> Self {
+        Self {
+            packs: plan.packs.len() as u64,
+            bytes: plan.bytes(),
+            live_bytes: plan.live_bytes(),
+            backups: plan.backups.len() as u64,
+        }
+    }
+
+    fn text(&self) -> Option<String> {
+        (self.packs > 0).then(|| {
+            format!(
+                "{} ({}) will be rewritten: only {} of that is needed, by {}",
+                human::count(self.packs, "pack"),
+                human::bytes(self.bytes),
+                human::bytes(self.live_bytes),
+                human::count(self.backups, "backup")
+            )
+        })
     }
 }
 
@@ -223,6 +261,9 @@ impl ExpireLineage {
         if !table.is_empty() {
             text += &format!("\n{}", table.render(view.paint, "  "));
         }
+        if let Some(rewrite) = self.rewrite.text() {
+            text += &format!("\n  {rewrite}\n");
+        }
         text
     }
 
@@ -285,6 +326,9 @@ pub struct ExpireJobDocument {
     pub deleted_bytes: u64,
     pub later_objects: u64,
     pub later_bytes: u64,
+    pub rewritten_packs: u64,
+    pub rewritten_bytes: u64,
+    pub copied_bytes: u64,
     pub held_up: Option<String>,
     pub error: Option<String>,
 }
@@ -301,6 +345,9 @@ impl ExpireJobDocument {
             deleted_bytes: job.deleted_bytes,
             later_objects: job.later_objects,
             later_bytes: job.later_bytes,
+            rewritten_packs: job.rewritten_packs,
+            rewritten_bytes: job.rewritten_bytes,
+            copied_bytes: job.copied_bytes,
             held_up: job.held_up,
             error: job.error,
         }
@@ -315,6 +362,14 @@ impl ExpireJobDocument {
         );
         if self.later_objects > 0 {
             text += &format!("goes later: {}\n", told(self.later_objects, self.later_bytes));
+        }
+        if self.rewritten_packs > 0 {
+            text += &format!(
+                "rewritten: {}, {}, of which {} are needed\n",
+                human::count(self.rewritten_packs, "pack"),
+                human::bytes(self.rewritten_bytes),
+                human::bytes(self.copied_bytes)
+            );
         }
         if let Some(held_up) = &self.held_up {
             text += &view.paint.red(&printable(&format!("nothing is deleted: {held_up}")));
@@ -337,6 +392,7 @@ mod tests {
         let held = pitr::retention::Holdings {
             parts: BTreeMap::new(),
             unreadable: std::collections::BTreeSet::new(),
+            superseded: Vec::new(),
             open: Vec::new(),
             pins: Vec::new(),
             condemned: Vec::new(),

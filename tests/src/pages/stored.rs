@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use pitr::codec;
-use pitr::repository::LineageStore;
 use pitr::repository::backup::file_map::FileMapPacks;
 use pitr::repository::backup::{
     BackupId, BackupManifest, ContentsHeader, ContentsLine, Extent, FileEntry, FileMapHeader, PackId, StoredPath,
 };
 use pitr::repository::hash::ContentHash;
+use pitr::repository::{LineageObject, LineageStore};
+use pitr::storage::ObjectMeta;
 use serde::de::DeserializeOwned;
 
 use super::shelf::{Place, Shelf};
@@ -46,10 +47,16 @@ pub struct StoredBackup {
 impl StoredBackup {
     pub(super) async fn load(lineage: &LineageStore, id: &BackupId) -> Result<Self> {
         let manifest: BackupManifest = lineage.get(&lineage.layout().manifest(id)).await?;
-        let key = lineage.layout().contents(id);
+        let listed = lineage.list(&lineage.layout().backup(id)).await?;
+        let generation = |meta: &ObjectMeta| match lineage.layout().classify(&meta.key) {
+            Some(LineageObject::Contents { generation, .. }) => Some(generation),
+            _ => None,
+        };
+        let newest = listed.iter().filter_map(generation).max().context("the backup has no contents")?;
+        let key = lineage.layout().contents_of(id, newest);
         let (header, frames) = lineage.get_enveloped::<ContentsHeader>(&key, MAX_OBJECT_BYTES).await?;
         let lines = unpack(&frames, header.bytes, header.blake3)?;
-        ensure!(header.blake3 == manifest.contents, "the contents are not those of the manifest");
+        ensure!(header.manifest_hash() == manifest.contents, "the contents are not those of the manifest");
         let mut backup =
             Self { manifest, directories: BTreeMap::new(), links: BTreeMap::new(), files: BTreeMap::new() };
         for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {

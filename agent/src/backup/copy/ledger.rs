@@ -236,7 +236,11 @@ mod tests {
         let (parents, foreign) = ("20261120T063100Z/00000001", "20261121T063100Z/00000001");
         let numbers = (packs.number(&parents.parse().unwrap()), packs.number(&foreign.parse().unwrap()));
         let ledger = Ledger::new(packs);
-        let files = BackupFiles { packs: [(parents.parse().unwrap(), 70)].into(), maps: Vec::new() };
+        let files = BackupFiles {
+            packs: [(parents.parse().unwrap(), 70)].into(),
+            frame_bytes: [(parents.parse().unwrap(), 60)].into(),
+            maps: Vec::new(),
+        };
         ledger.begin(&[Parent { files: ParentFiles::Complete(Arc::new(files)), changes: None }]);
         let files = FileList::of((0..9).map(|n| (format!("base/5/{n}"), 1 << 20, FileKind::Relation)));
         (ledger, files, numbers.0, numbers.1)

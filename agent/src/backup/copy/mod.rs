@@ -26,6 +26,7 @@ mod sharing;
 mod source;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod upload;
 mod worker;
 
@@ -69,6 +70,8 @@ use worker::Worker;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopySettings {
     pub threads: usize,
+    /// By how much these threads yield to others.
+    pub nice: u8,
     pub compression_level: i32,
     /// Packs in memory at the same time, filling or on their way; at least one more than threads.
     pub pack_buffers: usize,
@@ -166,7 +169,8 @@ impl Copier {
         let mut workers = JoinSet::new();
         for _ in 0..self.settings.threads.max(1) {
             let worker = Worker::new(Arc::clone(&shared))?;
-            workers.spawn_blocking(move || worker.run());
+            let copying = threads::spawn(self.settings.nice, move || worker.run());
+            workers.spawn(copying.map_err(|error| CopyError::Broken(format!("no thread could be started: {error}")))?);
         }
         let mut failure = None;
         while let Some(ended) = workers.join_next().await {

@@ -30,6 +30,8 @@ pub struct PackWriter {
 pub struct FinishedPack {
     pub id: PackId,
     pub chunks: Vec<Bytes>,
+    /// What all frames take together.
+    pub frame_bytes: u64,
 }
 
 impl FinishedPack {
@@ -78,6 +80,7 @@ impl PackWriter {
     #[must_use]
     pub fn finish(self) -> FinishedPack {
         let trailer = pack::trailer(&self.frames);
-        FinishedPack { id: self.id, chunks: vec![self.content.into(), trailer.into()] }
+        let frame_bytes = self.frames.iter().map(|frame| u64::from(frame.stored_bytes)).sum();
+        FinishedPack { id: self.id, chunks: vec![self.content.into(), trailer.into()], frame_bytes }
     }
 }

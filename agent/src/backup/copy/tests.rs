@@ -513,6 +513,7 @@ async fn what_an_interrupted_copy_has_recorded_is_not_read_again() {
 fn settings(bench: &Bench) -> CopySettings {
     CopySettings {
         threads: bench.threads,
+        nice: 0,
         compression_level: 1,
         pack_buffers: bench.threads + 2,
         bandwidth_limit: None,

@@ -40,6 +40,8 @@ enum Upload {
 pub struct Stored {
     /// Size of each pack, by number.
     pub pack_bytes: BTreeMap<u32, u64>,
+    /// How many of them the frames take.
+    pub frame_bytes: BTreeMap<u32, u64>,
     /// Bytes that the repository did not have before.
     pub new_bytes: u64,
 }
@@ -120,8 +122,8 @@ pub fn queue(
 
 /// One object that was put.
 struct Put {
-    /// None for a map.
-    pack: Option<u32>,
+    /// Number and bytes of all frames; none for a map.
+    pack: Option<(u32, u64)>,
     bytes: u64,
     new: bool,
 }
@@ -155,9 +157,10 @@ impl Uploader {
             stored.new_bytes += put.bytes;
             self.stored_bytes.fetch_add(put.bytes, Ordering::Relaxed);
         }
-        if let Some(number) = put.pack {
+        if let Some((number, frame_bytes)) = put.pack {
             stored.pack_bytes.insert(number, put.bytes);
             self.ledger.note_stored(number, put.bytes);
+            stored.frame_bytes.insert(number, frame_bytes);
         }
     }
 }
@@ -166,10 +169,10 @@ async fn put(lineage: LineageStore, upload: Upload) -> Result<Put, CopyError> {
     match upload {
         Upload::Pack { pack, permit } => {
             let bytes = pack.size_bytes();
-            let (key, number) = (lineage.layout().pack(&pack.id), pack.id.number);
+            let (key, told) = (lineage.layout().pack(&pack.id), (pack.id.number, pack.frame_bytes));
             lineage.store().put(&key, Payload::Chunks(pack.chunks), PutMode::CreateNew).await?;
             drop(permit);
-            Ok(Put { pack: Some(number), bytes, new: true })
+            Ok(Put { pack: Some(told), bytes, new: true })
         }
         Upload::Map(map) => {
             let key = lineage.layout().map(&map.hash);

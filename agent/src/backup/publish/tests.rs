@@ -115,9 +115,14 @@ fn published() -> Published {
             corrupt_pages: Vec::new(),
         },
         given: copy(b"given", 3, 3, 5),
-        stored: Stored { pack_bytes: BTreeMap::from([(0, 1000), (1, 1001), (2, 1002), (3, 1003)]), new_bytes: 5000 },
+        stored: Stored {
+            pack_bytes: BTreeMap::from([(0, 1000), (1, 1001), (2, 1002), (3, 1003)]),
+            frame_bytes: BTreeMap::from([(0, 900), (1, 901), (2, 902), (3, 903)]),
+            new_bytes: 5000,
+        },
         parent: None,
         shared_packs: BTreeMap::new(),
+        shared_frames: BTreeMap::new(),
         sharing: Sharing::default(),
         pages_read: 20,
     }
@@ -156,7 +161,10 @@ async fn tablespaces_are_those_of_the_server() {
     let mut directories = Vec::new();
     for line in lines {
         match line {
-            ContentsLine::Pack { id, bytes, live_bytes } => packs.push((id.number, bytes, live_bytes)),
+            ContentsLine::Pack { id, bytes, live_bytes, frame_bytes } => {
+                assert_eq!(frame_bytes, Some(u64::from(id.number) + 900));
+                packs.push((id.number, bytes, live_bytes));
+            }
             ContentsLine::Map { hash, .. } => maps.push(hash),
             ContentsLine::Directory { path, .. } => directories.push(path.to_string()),
             other => panic!("{other:?}"),

@@ -207,7 +207,7 @@ async fn what_a_backup_says_of_itself_is_what_is_stored() {
                 files += count;
                 bytes += plain_bytes;
             }
-            ContentsLine::Pack { id, bytes, live_bytes } => {
+            ContentsLine::Pack { id, bytes, live_bytes, .. } => {
                 let object = lineage.store().head(&lineage.layout().pack(id)).await.unwrap();
                 assert_eq!(object.size_bytes, *bytes);
                 packs.insert(id.clone(), (*bytes, *live_bytes));

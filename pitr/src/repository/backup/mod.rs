@@ -1,6 +1,7 @@
 //! Backups as they stand in the repository: manifest, contents, file maps, packs, and what an interrupted one leaves.
 
 pub mod contents;
+pub mod contents_writer;
 pub mod file_map;
 pub mod id;
 pub mod manifest;
@@ -8,7 +9,8 @@ pub mod pack;
 pub mod path;
 pub mod progress;
 
-pub use contents::{ContentsHeader, ContentsLine, ExternalRole};
+pub use contents::{ContentsHeader, ContentsLine, ExternalRole, FIRST_GENERATION, Rewritten};
+pub use contents_writer::{ContentsWriter, FinishedContents};
 pub use file_map::{Extent, FileEntry, FileMapHeader};
 pub use id::{BackupId, PackId};
 pub use manifest::{

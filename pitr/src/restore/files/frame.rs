@@ -10,7 +10,7 @@ use crate::repository::backup::pack::{FRAME_BYTES, PackedBlock};
 use crate::repository::hash::{BlockHash, FrameHash};
 
 /// What a worker keeps between frames.
-pub(super) struct FrameDecoder {
+pub(crate) struct FrameDecoder {
     context: DCtx<'static>,
     plain: Vec<u8>,
     blocks: Vec<BlockHash>,
@@ -24,7 +24,7 @@ impl fmt::Debug for FrameDecoder {
 
 /// Why a frame is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum FrameFault {
+pub(crate) enum FrameFault {
     /// Not what the extents name, whatever its blocks are.
     Damaged(String),
     /// Not what the extents name if its blocks are where they should be by the extents; the pack's table knows better.
@@ -32,7 +32,7 @@ pub(super) enum FrameFault {
 }
 
 impl FrameDecoder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { context: DCtx::create(), plain: Vec::with_capacity(FRAME_BYTES), blocks: Vec::new() }
     }
 
@@ -44,7 +44,7 @@ impl FrameDecoder {
     ///
     /// # Errors
     /// The content is damaged, or is not what `frame` names.
-    pub(super) fn decode(
+    pub(crate) fn decode(
         &mut self,
         frame: &FrameRead,
         stored: &[u8],

@@ -26,8 +26,10 @@ pub(crate) fn check_extents(map: &FileMap) -> Result<(), String> {
 }
 
 pub(super) use durability::FileSystems;
+pub(crate) use frame::{FrameDecoder, FrameFault};
 pub(crate) use map::{FileMap, extents_size};
 pub(crate) use pack_table::{PackTable, read_range};
+pub(crate) use read_plan::FrameRead;
 pub use sizes::TreeSizes;
 pub(super) use transfer::Transfer;
 pub use transfer::TransferOptions;

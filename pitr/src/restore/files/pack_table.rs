@@ -60,7 +60,7 @@ impl PackTable {
         self.0.into_iter()
     }
 
-    pub(super) fn blocks(&self, offset: u64) -> Option<&[PackedBlock]> {
+    pub(crate) fn blocks(&self, offset: u64) -> Option<&[PackedBlock]> {
         self.0.get(&offset).map(Vec::as_slice)
     }
 }

@@ -21,22 +21,22 @@ pub(super) struct PackRange {
 
 /// One frame and its users.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FrameRead {
-    pub(super) offset: u64,
-    pub(super) stored_bytes: u32,
-    pub(super) hash: FrameHash,
+pub(crate) struct FrameRead {
+    pub(crate) offset: u64,
+    pub(crate) stored_bytes: u32,
+    pub(crate) hash: FrameHash,
     /// By position in the frame.
-    pub(super) runs: Vec<FileRun>,
+    pub(crate) runs: Vec<FileRun>,
 }
 
 /// A run of a file's bytes that a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileRun {
-    pub(super) at: u32,
-    pub(super) bytes: u32,
+pub(crate) struct FileRun {
+    pub(crate) at: u32,
+    pub(crate) bytes: u32,
     /// Index into the map's files.
-    pub(super) file: u32,
-    pub(super) file_offset: u64,
+    pub(crate) file: u32,
+    pub(crate) file_offset: u64,
 }
 
 /// What to read for `map`, pack by pack, front to back, in requests of at most `max_bytes` unless one frame is larger.

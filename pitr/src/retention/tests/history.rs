@@ -16,7 +16,7 @@ use crate::repository::layout::LineageLayout;
 use crate::repository::lineage::LineageId;
 use crate::repository::marker::{Finish, FinishedMarker, Marker, MarkerSource, Outcome};
 use crate::repository::pin::{Pin, PinSubject};
-use crate::retention::{BackupParts, Holdings};
+use crate::retention::{BackupParts, Holdings, PackUse};
 use crate::storage::{ObjectKey, ObjectMeta, VersionTag};
 
 /// A timeline of a history: which it left, where, and how far it goes.
@@ -147,8 +147,9 @@ fn parts(rng: &mut StdRng, backups: &[BackupManifest]) -> BTreeMap<crate::reposi
         let mut parts = BackupParts::default();
         for _ in 0..rng.random_range(1..6) {
             let owner = &backups[rng.random_range(nth.saturating_sub(3)..=nth)];
-            parts.add_pack(PackId { backup: owner.id.clone(), number: rng.random_range(0..3) });
-            parts.add_map(ContentHash::of(&[rng.random_range(0..12)]));
+            let named = PackUse::new(16 << 20, 12 << 20, Some(15 << 20));
+            parts.add_pack(PackId { backup: owner.id.clone(), number: rng.random_range(0..3) }, named);
+            parts.add_map(ContentHash::of(&[rng.random_range(0..12)]), 1000);
         }
         all.insert(backup.id.clone(), parts);
     }
@@ -197,6 +198,7 @@ pub fn random(seed: u64, system: u64, begun: DateTime<Utc>) -> History {
     let held = Holdings {
         parts: parts(&mut rng, &catalog.backups),
         unreadable: BTreeSet::new(),
+        superseded: Vec::new(),
         open: Vec::new(),
         pins: pins(&mut rng, &catalog),
         condemned: Vec::new(),

@@ -1,10 +1,13 @@
-//! Writes `contents.zst`, line by line: what is in memory is compressed already.
+//! Writes the contents of a backup, line by line: what is in memory is compressed already.
+
+use std::fmt;
 
 use bytes::Bytes;
-use pitr::codec::{self, Compressor};
-use pitr::repository::backup::{BackupId, ContentsHeader, ContentsLine};
-use pitr::repository::envelope;
-use pitr::repository::hash::ContentHash;
+
+use super::{BackupId, ContentsHeader, ContentsLine, Rewritten};
+use crate::codec::{self, Compressor};
+use crate::repository::envelope;
+use crate::repository::hash::ContentHash;
 
 /// Plain bytes of one zstd frame.
 const FRAME_BYTES: usize = 1 << 20;
@@ -22,6 +25,12 @@ pub struct ContentsWriter {
 pub struct FinishedContents {
     pub hash: ContentHash,
     pub object: Vec<Bytes>,
+}
+
+impl fmt::Debug for ContentsWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContentsWriter").field("plain_bytes", &self.plain_bytes).finish_non_exhaustive()
+    }
 }
 
 impl ContentsWriter {
@@ -54,14 +63,22 @@ impl ContentsWriter {
         Ok(())
     }
 
+    /// The first generation.
+    ///
     /// # Errors
     /// zstd fails.
-    pub fn finish(mut self, id: &BackupId) -> codec::Result<FinishedContents> {
+    pub fn finish(self, id: &BackupId) -> codec::Result<FinishedContents> {
+        self.finish_generation(id, None)
+    }
+
+    /// # Errors
+    /// zstd fails.
+    pub fn finish_generation(mut self, id: &BackupId, rewritten: Option<Rewritten>) -> codec::Result<FinishedContents> {
         if !self.pending.is_empty() || self.frames.is_empty() {
             self.flush()?;
         }
         let hash = ContentHash::from_hasher(&self.hasher);
-        let header = ContentsHeader { id: id.clone(), bytes: self.plain_bytes, blake3: hash };
+        let header = ContentsHeader { id: id.clone(), bytes: self.plain_bytes, blake3: hash, rewritten };
         let mut object = vec![Bytes::from(envelope::header(&header))];
         object.append(&mut self.frames);
         Ok(FinishedContents { hash, object })
