@@ -179,7 +179,7 @@ async fn each_of_several_interrupted_attempts_gets_further() -> Result<()> {
         proof.scene.agent.run()?;
         proof.scene.seal().await?;
         // Nothing goes that the next one is to take over.
-        proof.scene.cli().run(["expire"]).await?.success()?;
+        proof.scene.cli().run(["expire", "--yes"]).await?.success()?;
     }
     proof.scene.agent.kill()?;
     proof.scene.agent.reconfigure(&keep(fast(store_options)))?;
