@@ -1,6 +1,9 @@
 //! Backups that are interrupted, once or several times in a row: the next one takes over what was stored and did not change
 //! since, and is still what the disk is.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -97,6 +100,11 @@ async fn complete(proof: &mut Proof) -> Result<StoredBackup> {
     proof.scene.agent.reconfigure(&options)?;
     proof.hint().await?;
     proof.scene.agent.run()?;
+    first_is_the_disk(proof).await
+}
+
+/// Waits for the first complete backup; it is what the disk is.
+async fn first_is_the_disk(proof: &mut Proof) -> Result<StoredBackup> {
     let info = proof.scene.agent.wait_backups(1).await?;
     let id = info.pointer("/clusters/0/backups/0/id").and_then(Value::as_str).context("no id")?.parse()?;
     let backup = proof.shelf.backup(&id).await?;
@@ -179,7 +187,7 @@ async fn each_of_several_interrupted_attempts_gets_further() -> Result<()> {
         proof.scene.agent.run()?;
         proof.scene.seal().await?;
         // Nothing goes that the next one is to take over.
-        proof.scene.cli().run(["expire"]).await?.success()?;
+        proof.scene.cli().run(["expire", "--yes"]).await?.success()?;
     }
     proof.scene.agent.kill()?;
     proof.scene.agent.reconfigure(&keep(fast(store_options)))?;
@@ -195,11 +203,15 @@ async fn each_of_several_interrupted_attempts_gets_further() -> Result<()> {
     proof.scene.cli().run(["verify", "--full"]).await?.success().map(drop)
 }
 
-/// All packs of a backup.
-fn packs(scene: &Scene, id: &BackupId) -> Result<Vec<std::path::PathBuf>> {
+/// Where a backup's packs are.
+fn packs_directory(scene: &Scene, id: &BackupId) -> Result<PathBuf> {
     let main = scene.store.directory()?.join("main");
-    let lineage = std::fs::read_dir(main)?.next().context("no lineage")??.path();
-    let entries = std::fs::read_dir(lineage.join("packs").join(id.to_string()))?;
+    let lineage = fs::read_dir(main)?.next().context("no lineage")??.path();
+    Ok(lineage.join("packs").join(id.to_string()))
+}
+
+fn packs(scene: &Scene, id: &BackupId) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(packs_directory(scene, id)?)?;
     let mut found = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     found.sort();
     Ok(found)
@@ -211,7 +223,7 @@ async fn what_has_lost_a_pack_or_is_to_share_nothing_is_not_taken_up() -> Result
     let killed = reaches(&proof.scene, &proof.shelf, 60).await?;
     proof.scene.agent.kill()?;
     let Some(first) = packs(&proof.scene, &killed)?.into_iter().next() else { bail!("no pack of {killed}") };
-    std::fs::remove_file(first)?;
+    fs::remove_file(first)?;
     let taken = complete(&mut proof).await;
     let backup = proof.told(taken)?;
     assert_eq!((&backup.manifest.sharing.resumed, backup.shared_bytes()), (&None, 0));
@@ -231,5 +243,24 @@ async fn what_has_lost_a_pack_or_is_to_share_nothing_is_not_taken_up() -> Result
     let proven = proof.prove().await;
     let ordinary = proof.told(proven)?;
     assert_eq!(ordinary.manifest.sharing.resumed.as_ref().map(|resumed| &resumed.id), Some(&killed));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_store_that_failed_had_taken_is_taken_up_by_the_next_try() -> Result<()> {
+    let mut proof = first_backup(17, true).await?;
+    let failed = reaches(&proof.scene, &proof.shelf, 60).await?;
+    let packs = packs_directory(&proof.scene, &failed)?;
+    let writable = fs::metadata(&packs)?.permissions();
+    fs::set_permissions(&packs, fs::Permissions::from_mode(0o555))?;
+    wait::until("the backup fails", Duration::from_mins(3), async || {
+        Ok(proof.scene.agent.log().contains("the backup failed").then_some(()))
+    })
+    .await?;
+    fs::set_permissions(&packs, writable)?;
+    proof.hint().await?;
+    let taken = first_is_the_disk(&mut proof).await;
+    let backup = proof.told(taken)?;
+    assert_eq!(backup.manifest.sharing.resumed.as_ref().map(|resumed| &resumed.id), Some(&failed));
     Ok(())
 }

@@ -51,7 +51,7 @@ impl ParentFile {
         let mut both = Self::default();
         let mut position = 0;
         let end = self.size.max(other.size);
-        for span in self.spans().into_iter().chain([end..end]) {
+        for span in self.spans().into_iter().chain(std::iter::once(end..end)) {
             both.add(other, position, span.start);
             both.add(self, span.start, span.end);
             position = span.end;
@@ -181,7 +181,7 @@ pub(crate) mod tests {
 
         let other = file(vec![frame(2, 0, 0, 120), Extent::Zeros { bytes: 260 }]);
         let both = pieces.over(&other);
-        assert_eq!((both.size(), both.spans()), (380, vec![0..380]));
+        assert!(both.size() == 380 && both.is_whole(380));
         let packs: Vec<(u64, Option<u32>)> = both
             .slice(0, 380)
             .map(|extent| (extent.bytes(), if let Extent::Frame(frame) = extent { Some(frame.pack) } else { None }))
