@@ -58,11 +58,7 @@ pub async fn measure(
                 JOB,
                 place.name,
                 "pitr stream, zstd 1",
-                &[
-                    ("MB/s", gigabytes * 1000.0 / seconds),
-                    ("CPU s/GB", cpu / gigabytes),
-                    ("MiB", memory),
-                ],
+                &[("MB/s", gigabytes * 1000.0 / seconds), ("CPU s/GB", cpu / gigabytes), ("MiB", memory)],
             );
             settle();
             handing_over::streamed(&data, place, agent, &segments, figures)?;

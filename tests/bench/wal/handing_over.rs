@@ -55,7 +55,11 @@ pub fn streamed(
     segments: &[SegmentName],
     figures: &mut Figures,
 ) -> Result<()> {
-    push(figures, place, "pitr, streamed", data, agent, segments)
+    // A server that hands WAL over has done so before: this one tells the agent that it does.
+    let (first, rest) = segments.split_first().context("no segments")?;
+    each(data, agent, std::slice::from_ref(first))?;
+    settle();
+    push(figures, place, "pitr, streamed", data, agent, rest)
 }
 
 fn push(
@@ -66,6 +70,14 @@ fn push(
     agent: &Agent,
     segments: &[SegmentName],
 ) -> Result<()> {
+    let pid = agent.pid().context("the agent does not run")?;
+    let before = measure::cpu_seconds(pid)?;
+    let moved = each(data, agent, segments)?;
+    add(figures, place, tool, &moved, segments, measure::cpu_seconds(pid)? - before);
+    Ok(())
+}
+
+fn each(data: &Path, agent: &Agent, segments: &[SegmentName]) -> Result<Moved> {
     let program = executables::product("pitr-wal-push")?;
     let command = |name: &SegmentName| {
         let mut command = Account::of_servers()?.command(&program);
@@ -73,12 +85,7 @@ fn push(
         command.current_dir(data);
         Ok(command)
     };
-    let pid = agent.pid().context("the agent does not run")?;
-    let before = measure::cpu_seconds(pid)?;
-    let moved = mover::each(segments, Duration::ZERO, command, |_| Ok(()), || Ok(()));
-    let moved = moved.with_context(|| agent.log())?;
-    add(figures, place, tool, &moved, segments, measure::cpu_seconds(pid)? - before);
-    Ok(())
+    mover::each(segments, Duration::ZERO, command, |_| Ok(()), || Ok(())).with_context(|| agent.log())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few thousand segments")]
