@@ -35,6 +35,12 @@ fn explain(code: usize) -> String {
     zstd_safe::get_error_name(code).to_ascii_lowercase()
 }
 
+/// The size that no frame with so many bytes in it exceeds.
+#[must_use]
+pub fn frame_bound(bytes: usize) -> usize {
+    zstd_safe::compress_bound(bytes)
+}
+
 /// A compression context with its level; one for each worker.
 pub struct Compressor {
     context: CCtx<'static>,

@@ -5,6 +5,7 @@
 //! both, and `restore` executes plans. Nothing here reads the environment, prints, or ends the process.
 
 pub mod api;
+pub mod buffers;
 pub mod clock;
 pub mod codec;
 pub mod config;

@@ -3,6 +3,7 @@
 mod archiving;
 mod fetching;
 mod figures;
+mod handing_over;
 mod losing;
 mod mover;
 mod pgbackrest;
@@ -59,6 +60,7 @@ pub async fn run(settings: &Settings, scratch: &Scratch, figures: &mut Figures) 
         }
         let mut source = WalSource::prepare(settings, scratch, &places).await?;
         archiving::measure(settings, &mut source, &places, figures).await?;
+        handing_over::measure(settings, &source, &places, figures).await?;
         if settings.has("feed") {
             fetching::measure(settings, &source, &places, figures)?;
             replaying::measure(settings, &source, &places, figures).await?;

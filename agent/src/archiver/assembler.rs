@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use pitr::buffers::BufferPool;
 use pitr::postgres::{Lsn, SegmentNumber};
 use pitr::wal_summary::WalSummary;
 use tokio::sync::mpsc::{self, Permit};
@@ -77,6 +78,8 @@ pub(super) struct Assembler {
     pub problems: Problems,
     pub pace: Pace,
     pub findings: Findings,
+    /// Where segments are put together.
+    pub buffers: BufferPool,
 }
 
 /// Tells those who wait for records, and those who keep what is found.
@@ -114,7 +117,7 @@ impl Assembler {
         uploads: mpsc::Sender<Upload>,
     ) -> Result<(), ArchiverError> {
         let mut state = State {
-            segment: OpenSegment::new(self.facts, first, stored),
+            segment: OpenSegment::new(self.facts, first, stored, &self.buffers),
             number: first,
             scan,
             heralds: Heralds { progress: self.progress.clone(), findings: self.findings.clone() },
@@ -224,7 +227,7 @@ impl State<'_> {
         let facts = self.assembler.facts;
         let start = facts.segment_size.start_of(self.number);
         self.number = self.number.next();
-        let next = OpenSegment::new(facts, self.number, StoredPart::default());
+        let next = OpenSegment::new(facts, self.number, StoredPart::default(), &self.assembler.buffers);
         let whole = std::mem::replace(&mut self.segment, next).finish()?;
         if whole.facts.zero_from.is_some() && self.scan.explains_zeros(start) == Some(false) {
             return Err(ArchiverError::UnexplainedZeros { segment: whole.name });

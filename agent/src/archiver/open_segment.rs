@@ -1,6 +1,7 @@
 //! The WAL segment that is being received. Pure.
 
 use bytes::Bytes;
+use pitr::buffers::{BufferPool, PooledBuffer};
 use pitr::postgres::wal::{SegmentFacts, SegmentValidator};
 use pitr::postgres::{Lsn, MajorVersion, SegmentName, SegmentNumber, SystemIdentifier, TimelineId, WalSegmentSize};
 use pitr::repository::wal_store::Tail;
@@ -65,7 +66,7 @@ pub(super) struct OpenSegment {
     facts: StreamFacts,
     name: SegmentName,
     start: Lsn,
-    bytes: Vec<u8>,
+    bytes: PooledBuffer,
     validator: SegmentValidator,
     /// What the same bytes were before.
     stored: Bytes,
@@ -78,7 +79,8 @@ pub(super) struct OpenSegment {
 }
 
 impl OpenSegment {
-    pub(super) fn new(facts: StreamFacts, number: SegmentNumber, stored: StoredPart) -> Self {
+    /// Its bytes stand in a buffer of `buffers`.
+    pub(super) fn new(facts: StreamFacts, number: SegmentNumber, stored: StoredPart, buffers: &BufferPool) -> Self {
         let start = facts.segment_size.start_of(number);
         let validator = SegmentValidator::new(facts.timeline, number, facts.segment_size)
             .with_system_identifier(facts.system_identifier)
@@ -87,8 +89,7 @@ impl OpenSegment {
             facts,
             name: facts.name(number),
             start,
-            // Only the pages that are written to take memory.
-            bytes: Vec::with_capacity(facts.segment_size.as_usize()),
+            bytes: buffers.take(facts.segment_size.as_usize()),
             validator,
             handed_over: start.advance(stored.bytes.len() as u64),
             stored: stored.bytes,
@@ -222,7 +223,7 @@ mod tests {
     #[test]
     fn takes_what_belongs_to_it_and_no_more() {
         let wal = wal();
-        let mut segment = OpenSegment::new(facts(), NUMBER, StoredPart::default());
+        let mut segment = OpenSegment::new(facts(), NUMBER, StoredPart::default(), &BufferPool::default());
         let mut offset = 0;
         while !segment.is_complete() {
             offset += segment.feed(&wal[offset..(offset + 100_000).min(wal.len())]).unwrap();
@@ -236,7 +237,7 @@ mod tests {
     #[test]
     fn tails_follow_each_other_and_fold() {
         let wal = wal();
-        let mut segment = OpenSegment::new(facts(), NUMBER, StoredPart::default());
+        let mut segment = OpenSegment::new(facts(), NUMBER, StoredPart::default(), &BufferPool::default());
         assert_eq!(segment.next_tail(), None);
         let mut standing: Vec<Tail> = Vec::new();
         let (mut folds, mut written) = (0, 0);
@@ -273,7 +274,7 @@ mod tests {
         // The last one does not join.
         let tails = vec![left(0, 400), left(0, 1000), left(5000, 6000)];
         let stored = StoredPart { bytes: Bytes::copy_from_slice(&wal[..1000]), tails: tails.clone() };
-        let mut segment = OpenSegment::new(facts(), NUMBER, stored);
+        let mut segment = OpenSegment::new(facts(), NUMBER, stored, &BufferPool::default());
         segment.feed(&wal[..1000]).unwrap();
         let mut at = 1000;
         let folded = loop {
@@ -294,7 +295,7 @@ mod tests {
         let wal = wal();
         let stored = || StoredPart { bytes: Bytes::copy_from_slice(&wal[..50_000]), tails: Vec::new() };
         for cut in [1, 777, 49_999, 50_000, 50_001] {
-            let mut segment = OpenSegment::new(facts(), NUMBER, stored());
+            let mut segment = OpenSegment::new(facts(), NUMBER, stored(), &BufferPool::default());
             for piece in wal[..60_000].chunks(cut) {
                 segment.feed(piece).unwrap();
             }
@@ -303,7 +304,7 @@ mod tests {
 
             let mut other = wal.clone();
             other[49_999] ^= 1;
-            let mut segment = OpenSegment::new(facts(), NUMBER, stored());
+            let mut segment = OpenSegment::new(facts(), NUMBER, stored(), &BufferPool::default());
             let error = other[..60_000].chunks(cut).find_map(|piece| segment.feed(piece).err()).unwrap();
             assert!(matches!(error, ArchiverError::Fork { lsn, .. } if lsn == Lsn::new((3 << 20) + 49_999)), "{error}");
         }
@@ -313,7 +314,7 @@ mod tests {
     fn nothing_is_handed_over_while_the_stored_part_comes_again() {
         let wal = wal();
         let stored = StoredPart { bytes: Bytes::copy_from_slice(&wal[..50_000]), tails: Vec::new() };
-        let mut segment = OpenSegment::new(facts(), NUMBER, stored);
+        let mut segment = OpenSegment::new(facts(), NUMBER, stored, &BufferPool::default());
         segment.feed(&wal[..40_000]).unwrap();
         assert!(!segment.has_news() && segment.next_tail().is_none());
     }
@@ -322,11 +323,11 @@ mod tests {
     fn refuses_what_is_not_wal_of_this_place() {
         let mut wal = wal();
         wal[8192 + 8] ^= 0x10;
-        let mut segment = OpenSegment::new(facts(), NUMBER, StoredPart::default());
+        let mut segment = OpenSegment::new(facts(), NUMBER, StoredPart::default(), &BufferPool::default());
         assert!(matches!(segment.feed(&wal[..100_000]), Err(ArchiverError::InvalidWal { .. })));
         let mut other = facts();
         other.system_identifier = SystemIdentifier::new(7);
-        let mut segment = OpenSegment::new(other, NUMBER, StoredPart::default());
+        let mut segment = OpenSegment::new(other, NUMBER, StoredPart::default(), &BufferPool::default());
         assert!(segment.feed(&self::wal()[..100]).is_err());
     }
 }

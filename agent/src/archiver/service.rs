@@ -32,6 +32,8 @@ const RETRY_BASE: Duration = Duration::from_millis(250);
 const RETRY_CAP: Duration = Duration::from_secs(15);
 /// Segments that were handed over and wait to be read; each is held in memory.
 const ARRIVALS: usize = 2;
+/// Buffers that nobody took for so long go back to the system.
+const FORGET_EVERY: Duration = Duration::from_secs(5);
 /// A connection that held so long was a good one.
 const GOOD_CONNECTION: Duration = Duration::from_secs(30);
 
@@ -143,13 +145,14 @@ impl Archiver {
             losses: Arc::new(Losses::default()),
         };
         let (sender, arrivals) = mpsc::channel(ARRIVALS);
-        let deposit = Deposit {
-            wal: session.wal.clone(),
-            pg_wal: self.options.pg_wal.clone(),
-            progress: self.options.progress.clone(),
-            may_store: lease.may_acknowledge(),
-            arrivals: (self.options.source == WalSource::Archive).then_some(sender),
-        };
+        let deposit = Deposit::new(
+            &session.wal,
+            self.options.pg_wal.clone(),
+            self.options.progress.clone(),
+            lease.may_acknowledge(),
+            (self.options.source == WalSource::Archive).then_some(sender),
+            Arc::clone(&self.options.clock),
+        );
         let mode = ArchiveMode::new(&self.options, &session.wal, &self.problems, &deposit, arrivals);
         let mut pushes = self.pushes;
         self.pushes = PushService::new().0;
@@ -163,6 +166,7 @@ impl Archiver {
             lost = lease.keep() => Err(lost),
             () = self.options.gaps.keep_writing(&self.options.lineage) => Ok(()),
             () = keeper.keep(), if streams => Ok(()),
+            () = forget_unused_buffers(&session.wal) => Ok(()),
         };
         self.options.progress.update(|progress| progress.connected = false);
         if !matches!(outcome, Err(ArchiverError::LeaseLost { .. })) {
@@ -242,6 +246,13 @@ impl Archiver {
         let text = in_full(error);
         tracing::warn!(error = %text, hint = error.hint(), "archiving does not get on; it is tried again");
         self.problems.set(place, Some(text));
+    }
+}
+
+async fn forget_unused_buffers(wal: &WalStore) {
+    loop {
+        tokio::time::sleep(FORGET_EVERY).await;
+        wal.forget_unused_buffers();
     }
 }
 

@@ -467,6 +467,7 @@ impl Session {
             problems: self.problems.clone(),
             pace: if options.synchronous { Pace::at_once() } else { Pace::Every(options.flush_interval) },
             findings: options.findings.clone(),
+            buffers: self.wal.contents().clone(),
         };
         let uploader = Uploader {
             wal: self.wal.clone(),

@@ -207,7 +207,8 @@ impl StretchKeeper<'_> {
         let Started::Streaming(mut stream) = connection.start(None, size.start_of(first), timeline).await? else {
             return Ok(());
         };
-        let (mut number, mut segment) = (first, OpenSegment::new(facts, first, StoredPart::default()));
+        let (mut number, mut segment) =
+            (first, OpenSegment::new(facts, first, StoredPart::default(), self.wal.contents()));
         while number < end {
             let message = tokio::time::timeout(SILENCE, stream.next()).await;
             let quiet = || postgres::Error::TimedOut { server: "the server".to_owned(), seconds: SILENCE.as_secs() };
@@ -219,7 +220,7 @@ impl StretchKeeper<'_> {
                         rest = rest.get(taken..).unwrap_or_default();
                         if segment.is_complete() {
                             number = number.next();
-                            let next = OpenSegment::new(facts, number, StoredPart::default());
+                            let next = OpenSegment::new(facts, number, StoredPart::default(), self.wal.contents());
                             self.store(std::mem::replace(&mut segment, next).finish()?).await?;
                         }
                     }

@@ -1,9 +1,14 @@
 //! Stores what the assembler hands over, a few at once, and says up to where everything is durable.
 //!
 //! A put that fails is tried again for as long as it takes: nothing is dropped, and nothing is sealed before all that stands
-//! before it. What a whole segment or a folded tail makes superfluous is deleted after that is durable; what could not be
+//! before it. Compressing is bounded by the cores there are, and putting by the bytes that wait for the store: a store far away
+//! takes several segments at once, in the memory of one that was not compressed yet.
+//!
+//! What a whole segment or a folded tail makes superfluous is deleted after that is durable; what could not be
 //! deleted is garbage beside its segment, never a lie.
 
+use std::num::NonZero;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,7 +18,7 @@ use pitr::postgres::{Lsn, TimelineId};
 use pitr::repository::lease::WalPosition;
 use pitr::repository::wal_store::{PreparedWal, Tail};
 use pitr::repository::{self, WalStore};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 
 use super::assembler::{Upload, UploadKind};
@@ -23,8 +28,12 @@ use super::problems::{Place, Problems};
 use super::progress::ArchiveProgress;
 use crate::error_text::in_full;
 
-/// Puts under way at once: enough to hide the latency of a store, few enough to bound memory.
-pub(super) const IN_FLIGHT: usize = 3;
+/// Uploads under way at once: enough to hide the latency of a store.
+pub(super) const IN_FLIGHT: usize = 8;
+/// Of those, so many are compressed at once at most: each holds its plain bytes.
+const MAX_PREPARING: usize = 3;
+/// Compressed bytes that may wait for the store; one upload may always.
+const PUT_BYTES: u32 = 32 << 20;
 /// After so long without an upload coming to its end they are said to be stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
 const RETRY_BASE: Duration = Duration::from_millis(200);
@@ -38,6 +47,34 @@ pub(super) struct Uploader {
     pub problems: Problems,
     /// A put that takes longer is taken for lost and tried again.
     pub put_timeout: Duration,
+}
+
+/// What bounds the memory of uploads.
+struct Room {
+    preparing: Arc<Semaphore>,
+    bytes: Semaphore,
+}
+
+impl Room {
+    fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self {
+            preparing: Arc::new(Semaphore::new(cores.clamp(2, MAX_PREPARING))),
+            bytes: Semaphore::new(PUT_BYTES as usize),
+        }
+    }
+
+    /// The next upload, once it may be prepared.
+    async fn admit(&self, uploads: &mut mpsc::Receiver<Upload>) -> Option<(Upload, Option<OwnedSemaphorePermit>)> {
+        // It is closed by nobody.
+        let place = Arc::clone(&self.preparing).acquire_owned().await.ok();
+        Some((uploads.recv().await?, place))
+    }
+
+    /// Waits until so many compressed bytes may be put.
+    async fn put(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        self.bytes.acquire_many(u32::try_from(bytes).unwrap_or(PUT_BYTES).min(PUT_BYTES)).await.ok()
+    }
 }
 
 /// What was stored.
@@ -57,6 +94,7 @@ impl Uploader {
         mut uploads: mpsc::Receiver<Upload>,
         sealed: watch::Sender<Lsn>,
     ) -> Result<(), ArchiverError> {
+        let room = Room::new();
         let mut in_flight = FuturesOrdered::new();
         let mut superfluous: Vec<Tail> = Vec::new();
         let mut deletion = FuturesUnordered::new();
@@ -68,12 +106,12 @@ impl Uploader {
             }
             let idle = in_flight.is_empty();
             tokio::select! {
-                upload = uploads.recv(), if open && in_flight.len() < IN_FLIGHT => match upload {
-                    Some(upload) => {
+                admitted = room.admit(&mut uploads), if open && in_flight.len() < IN_FLIGHT => match admitted {
+                    Some((upload, place)) => {
                         if idle {
                             since = Instant::now();
                         }
-                        in_flight.push_back(self.store(upload));
+                        in_flight.push_back(self.store(upload, place, &room));
                     }
                     None => open = false,
                 },
@@ -107,7 +145,12 @@ impl Uploader {
         });
     }
 
-    async fn store(&self, upload: Upload) -> Result<Stored, ArchiverError> {
+    async fn store(
+        &self,
+        upload: Upload,
+        place: Option<OwnedSemaphorePermit>,
+        room: &Room,
+    ) -> Result<Stored, ArchiverError> {
         // The turn goes when what it was for is stored.
         let Upload { what, end, commit_time, turn: _turn } = upload;
         let segment = match &what {
@@ -115,6 +158,8 @@ impl Uploader {
             UploadKind::Tail(_) => None,
         };
         let (prepared, superfluous) = self.prepare(what).await?;
+        let _bytes = room.put(prepared.stored_bytes()).await;
+        drop(place);
         store_for_sure(&self.wal, &prepared, self.put_timeout, &self.problems).await?;
         if let Some(segment) = segment {
             self.progress.record_stored(segment, prepared.plain_hash());

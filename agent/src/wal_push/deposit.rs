@@ -1,10 +1,14 @@
 //! Puts one file of `pg_wal` into the repository: proved, create-only, durable before anybody is told.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use pitr::api::WalPushRequest;
+use pitr::buffers::BufferPool;
+use pitr::clock::Clock;
 use pitr::postgres::{SegmentName, WalFileName};
 use pitr::repository::hash::ContentHash;
 use pitr::repository::wal_store::{PreparedWal, StoredSegment};
@@ -12,12 +16,16 @@ use pitr::repository::{self, WalStore};
 use tokio::sync::{mpsc, watch};
 
 use super::error::PushError;
+use super::file_hashes::FileHashes;
 use super::source_file::SourceFile;
 use super::verify::{self, ClusterFacts, Refusal, Verdict};
 use crate::archiver::ArchiveProgress;
 
 /// How long a segment that the stream is about to store is left to it.
 const STREAM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// More of them would be at a segment of 16 MiB for less than they take to begin.
+const MAX_THREADS: usize = 4;
 
 /// A segment that is durable, for whoever follows the WAL in archive mode.
 #[derive(Clone, Debug)]
@@ -37,6 +45,7 @@ pub(crate) struct Deposit {
     pub may_store: watch::Receiver<bool>,
     /// Gets every segment in archive mode; none where the stream follows the WAL.
     pub arrivals: Option<mpsc::Sender<Arrival>>,
+    files: FileHashes,
 }
 
 /// A file that is durable.
@@ -54,6 +63,37 @@ impl Deposited {
 }
 
 impl Deposit {
+    pub(crate) fn new(
+        wal: &WalStore,
+        pg_wal: PathBuf,
+        progress: ArchiveProgress,
+        may_store: watch::Receiver<bool>,
+        arrivals: Option<mpsc::Sender<Arrival>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        // The server waits for each segment by itself.
+        let wal = wal.clone().with_threads(cores.min(MAX_THREADS));
+        Self { wal, pg_wal, progress, may_store, arrivals, files: FileHashes::new(clock) }
+    }
+
+    /// Hashes the server's file of a segment that the stream has stored, before anybody asks for it. False where that would
+    /// help nobody.
+    pub(super) async fn hash_ahead(&self, segment: SegmentName) -> bool {
+        let (path, files) = (self.path(segment.to_string()), self.files.clone());
+        let size = self.wal.lineage().lineage().wal_segment_size;
+        let hashing = blocking(move || {
+            let file = SourceFile::open(&path)?;
+            let worth = file.bytes() == size.as_u64() && files.would_keep(&file)?;
+            if worth {
+                files.hash(segment, &file, size)?;
+            }
+            Ok(worth)
+        });
+        // Whoever asks for it is told what is wrong with it.
+        hashing.await.unwrap_or(false)
+    }
+
     /// Stores what a client asks for.
     ///
     /// # Errors
@@ -79,13 +119,13 @@ impl Deposit {
         match name {
             WalFileName::Segment(segment) => self.store_segment(segment, file).await,
             WalFileName::History(tli) => {
-                let content = read_text(&name, file).await?;
+                let content = self.read_text(&name, file).await?;
                 verify::verify_history(tli, &content).map_err(|refusal| refused(&name, refusal))?;
                 let prepared = self.wal.prepare_history(tli, &content);
                 self.put(&name, prepared).await.map(Deposited::file)
             }
             WalFileName::BackupHistory { segment, .. } => {
-                let content = read_text(&name, file).await?;
+                let content = self.read_text(&name, file).await?;
                 verify::verify_backup_history(segment, &content).map_err(|refusal| refused(&name, refusal))?;
                 let prepared = self.wal.prepare_archived_file(name, &content);
                 self.put(&name, prepared).await.map(Deposited::file)
@@ -93,7 +133,7 @@ impl Deposit {
             WalFileName::Partial(segment) => {
                 let facts = self.facts().map_err(|refusal| refused(&name, refusal))?;
                 facts.check_size(file.bytes()).map_err(|refusal| refused(&name, refusal))?;
-                let content = blocking(move || file.read()).await?;
+                let content = self.read(Arc::new(file)).await?;
                 facts.verify_partial(segment, &content).map_err(|refusal| refused(&name, refusal))?;
                 let wal = self.wal.clone();
                 let prepared = blocking(move || Ok(wal.prepare_archived_file(name, &content))).await?;
@@ -106,14 +146,19 @@ impl Deposit {
         let name = WalFileName::Segment(segment);
         let facts = self.facts().map_err(|refusal| refused(&name, refusal))?;
         facts.check_size(file.bytes()).map_err(|refusal| refused(&name, refusal))?;
-        if self.arrivals.is_none() {
-            self.await_stream(segment, facts).await;
+        let (is_stored, comes) = (self.stored(segment).is_some(), self.comes(segment, facts));
+        let file = Arc::new(file);
+        if is_stored || comes {
+            let (files, hashed) = (self.files.clone(), Arc::clone(&file));
+            let hashing = blocking(move || files.hash(segment, &hashed, facts.segment_size));
+            // What the stream does not get done in time is done here.
+            let waiting = tokio::time::timeout(STREAM_PATIENCE, self.await_stream(segment, facts));
+            let (found, _) = tokio::join!(hashing, waiting);
+            if let Some(stored) = self.stored(segment) {
+                return self.compare(segment, stored, found?);
+            }
         }
-        if let Some(stored) = self.progress.stored_segments().hash(segment) {
-            let found = blocking(move || file.hash(facts.segment_size)).await?;
-            return self.compare(segment, stored, found);
-        }
-        let content = blocking(move || file.read()).await?;
+        let content = self.read(file).await?;
         let (wal, bytes) = (self.wal.clone(), content.clone());
         let preparing = blocking(move || Ok(wal.prepare_segment(segment, facts.major, &bytes)));
         let (prepared, verified) = tokio::join!(preparing, self.verify(segment, facts, content.clone()));
@@ -162,30 +207,44 @@ impl Deposit {
             Err(error) => return Err(PushError::of_repository(&name.to_string(), error)),
         }
         let path = self.pg_wal.join(name.to_string());
-        blocking(move || SourceFile::open(&path)?.read()).await
+        let buffers = self.wal.contents().clone();
+        blocking(move || SourceFile::open(&path)?.read(&buffers)).await
     }
 
-    /// While the stream is at this segment, compressing it here too would only take its time.
-    async fn await_stream(&self, segment: SegmentName, facts: ClusterFacts) {
-        let Some(number) = segment.number(facts.segment_size) else { return };
+    /// Hash of the content that is durable under this name.
+    fn stored(&self, segment: SegmentName) -> Option<ContentHash> {
+        self.progress.stored_segments().hash(segment)
+    }
+
+    /// Whether the stream is about to store this segment. Compressing it here too would only take its time.
+    fn comes(&self, segment: SegmentName, facts: ClusterFacts) -> bool {
+        let Some(number) = segment.number(facts.segment_size).filter(|_| self.arrivals.is_none()) else { return false };
         let (start, end) = (facts.segment_size.start_of(number), facts.segment_size.end_of(number));
+        let now = self.progress.now();
+        let at_it = now.received.is_some_and(|at| at.timeline == segment.tli() && at.lsn > start);
+        let passed = now.sealed.is_some_and(|at| at.timeline != segment.tli() || at.lsn >= end);
+        now.connected && !now.stalled && at_it && !passed
+    }
+
+    /// Until it is stored, or does not come after all.
+    async fn await_stream(&self, segment: SegmentName, facts: ClusterFacts) {
         let mut changes = self.progress.subscribe();
-        let stored = async {
-            loop {
-                let now = changes.borrow_and_update().clone();
-                let at_it = now.received.is_some_and(|at| at.timeline == segment.tli() && at.lsn > start);
-                let passed = now.sealed.is_some_and(|at| at.timeline != segment.tli() || at.lsn >= end);
-                let comes = now.connected && !now.stalled && at_it && !passed;
-                if !comes || self.progress.stored_segments().hash(segment).is_some() {
-                    return;
-                }
-                if changes.changed().await.is_err() {
-                    return;
-                }
+        loop {
+            changes.mark_unchanged();
+            if self.stored(segment).is_some() || !self.comes(segment, facts) || changes.changed().await.is_err() {
+                return;
             }
-        };
-        // What the stream does not get done in time is done here.
-        drop(tokio::time::timeout(STREAM_PATIENCE, stored).await);
+        }
+    }
+
+    async fn read(&self, file: Arc<SourceFile>) -> Result<Bytes, PushError> {
+        let buffers = self.wal.contents().clone();
+        blocking(move || file.read(&buffers)).await
+    }
+
+    async fn read_text(&self, name: &WalFileName, file: SourceFile) -> Result<Bytes, PushError> {
+        verify::check_text_size(file.bytes()).map_err(|refusal| refused(name, refusal))?;
+        blocking(move || file.read(&BufferPool::default())).await
     }
 
     /// True when it was not there before.
@@ -215,11 +274,6 @@ impl Deposit {
 
 fn refused(name: &WalFileName, source: Refusal) -> PushError {
     PushError::Refused { name: name.to_string(), source }
-}
-
-async fn read_text(name: &WalFileName, file: SourceFile) -> Result<Bytes, PushError> {
-    verify::check_text_size(file.bytes()).map_err(|refusal| refused(name, refusal))?;
-    blocking(move || file.read()).await
 }
 
 async fn blocking<T: Send + 'static>(

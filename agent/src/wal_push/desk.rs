@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use pitr::api::{WalPushReply, WalPushRequest};
-use tokio::sync::{mpsc, oneshot};
+use pitr::postgres::SegmentName;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::ahead::hash_ahead;
 use super::deposit::{Deposit, Deposited};
 use super::error::PushError;
 use crate::archiver::{Place, Problems};
@@ -56,6 +58,19 @@ impl PushService {
 
     /// Never ends but with its caller.
     pub(crate) async fn serve(&mut self, deposit: &Deposit, problems: &Problems) {
+        let (pushed, last_pushed) = watch::channel(None);
+        tokio::select! {
+            () = self.take_orders(deposit, problems, &pushed) => {}
+            () = hash_ahead(deposit, last_pushed), if deposit.arrivals.is_none() => {}
+        }
+    }
+
+    async fn take_orders(
+        &mut self,
+        deposit: &Deposit,
+        problems: &Problems,
+        pushed: &watch::Sender<Option<SegmentName>>,
+    ) {
         while let Some(Order { request, mut reply }) = self.orders.recv().await {
             let outcome = tokio::select! {
                 () = reply.closed() => {
@@ -67,6 +82,9 @@ impl PushService {
             self.note(&request.name, &outcome, problems);
             match outcome {
                 Ok(Deposited { found, arrival }) => {
+                    if let Some(arrival) = &arrival {
+                        pushed.send_replace(Some(arrival.name));
+                    }
                     drop(reply.send(Ok(WalPushReply { name: request.name, durable: true, found })));
                     if let (Some(arrival), Some(arrivals)) = (arrival, &deposit.arrivals) {
                         // Whoever follows the WAL ends together with this.

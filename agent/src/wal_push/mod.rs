@@ -13,16 +13,19 @@
 //!   means, by name, place and inode: it starts in a millisecond and touches no content. The file must stand in `pg_wal` of
 //!   the server that this agent protects.
 //! - **Nothing is known by name alone.** A segment that is stored already is compared by its hash, with what the agent
-//!   remembers or with what stands in the repository.
+//!   remembers or with what stands in the repository. The file may have been hashed before it was asked for, where it has not
+//!   been touched since; see [`file_hashes`].
 //! - **Nothing is believed.** Every page header, every record's checksum, and that zeros follow a switch only; see
 //!   [`verify`].
 //!
 //! When the client is gone, what it asked for is given up: it asks again, and what was stored meanwhile is found.
 
+mod ahead;
 mod client;
 mod deposit;
 mod desk;
 mod error;
+mod file_hashes;
 mod segment_hash;
 mod source_file;
 pub mod verify;

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use pitr::api::WalPushRequest;
+use pitr::buffers::BufferPool;
 use pitr::postgres::WalSegmentSize;
 use pitr::repository::hash::ContentHash;
 
 use super::error::PushError;
+use super::file_hashes::FileState;
 use super::segment_hash;
 
 /// An open file of `pg_wal`. Its methods block.
@@ -55,6 +57,11 @@ impl SourceFile {
         Ok(Self { path: path.to_owned(), file, bytes })
     }
 
+    /// What the file is now.
+    pub(super) fn state(&self) -> Result<FileState, PushError> {
+        self.file.metadata().map(|found| FileState::of(&found)).map_err(|source| self.failed(source))
+    }
+
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -63,9 +70,9 @@ impl SourceFile {
         segment_hash::hash(&self.file, size).map_err(|source| self.failed(source))
     }
 
-    /// The whole content, which the caller has found to be of a size that it can hold.
-    pub(super) fn read(&self) -> Result<Bytes, PushError> {
-        let mut content = Vec::with_capacity(usize::try_from(self.bytes).unwrap_or(0));
+    /// The whole content, which the caller has found to be of a size that it can hold, in a buffer of `buffers`.
+    pub(super) fn read(&self, buffers: &BufferPool) -> Result<Bytes, PushError> {
+        let mut content = buffers.take(usize::try_from(self.bytes).unwrap_or(0));
         (&self.file).take(self.bytes).read_to_end(&mut content).map_err(|source| self.failed(source))?;
         if content.len() as u64 != self.bytes {
             return Err(self.failed(io::ErrorKind::UnexpectedEof.into()));
@@ -107,7 +114,7 @@ mod tests {
         std::os::unix::fs::symlink(&real, &linked).unwrap();
         for way in [&real, &linked] {
             let file = SourceFile::of_request(&request(&way.join("x")), &linked).unwrap();
-            assert_eq!(file.read().unwrap(), "content");
+            assert_eq!(file.read(&BufferPool::default()).unwrap(), "content");
         }
         let refused = SourceFile::of_request(&request(&other.join("x")), &linked).unwrap_err();
         assert!(matches!(refused, PushError::ElsewhereThanPgWal { .. }), "{refused}");

@@ -4,7 +4,8 @@
 //! [`Error::Conflict`] when it is not: two servers, or one that lost what it had written, then claim the same place in
 //! history. A read never delivers bytes whose hash is not the one in the object's header.
 //!
-//! At most one segment and its compressed form are in memory for each call. Hashing and zstd run on blocking threads.
+//! At most one segment and its compressed form are in memory for each call. Hashing and zstd run on blocking threads; what
+//! they work in is kept for the next call ([`WalStore::forget_unused_buffers`]).
 
 use bytes::Bytes;
 
@@ -15,6 +16,7 @@ use super::hash::ContentHash;
 use super::layout::LineageLayout;
 use super::store::LineageStore;
 use super::wal_object::{ArchivedFileHeader, HistoryHeader, SegmentHeader, TailHeader};
+use crate::buffers::{BufferPool, PooledBuffer};
 use crate::codec::{self, Compressor};
 use crate::postgres::{Lsn, MajorVersion, SegmentName, TimelineId, WalFileName};
 use crate::storage::{ByteRange, ErrorKind, ObjectKey, ObjectStoreExt, Payload, PutMode};
@@ -29,6 +31,8 @@ pub use reading::{StoredSegment, WalLog};
 const MAX_HISTORY_BYTES: u64 = 16 << 20;
 /// zstd gains 12 % more at level 3 for three times the work.
 const DEFAULT_LEVEL: i32 = 1;
+/// Content from this size on is worth a buffer that is kept, and threads.
+const LARGE_BYTES: usize = 1 << 20;
 /// Where the header of an object of ours ends, at the latest, in nearly all cases.
 const HEADER_GUESS_BYTES: u64 = 4096;
 
@@ -87,12 +91,18 @@ impl PreparedWal {
 pub struct WalStore {
     lineage: LineageStore,
     level: i32,
+    threads: usize,
+    /// For plain content, all of it written.
+    contents: BufferPool,
+    /// For compressed content: larger, and seldom filled.
+    compressed: BufferPool,
 }
 
 impl WalStore {
     #[must_use]
-    pub const fn new(lineage: LineageStore) -> Self {
-        Self { lineage, level: DEFAULT_LEVEL }
+    pub fn new(lineage: LineageStore) -> Self {
+        let (contents, compressed) = (BufferPool::default(), BufferPool::default());
+        Self { lineage, level: DEFAULT_LEVEL, threads: 1, contents, compressed }
     }
 
     /// Compresses what is put from now on by another level of zstd.
@@ -100,6 +110,26 @@ impl WalStore {
     pub const fn with_compression_level(mut self, level: i32) -> Self {
         self.level = level;
         self
+    }
+
+    /// Hashes and compresses a segment with so many threads at once: for whoever waits for a single one. Its content stands
+    /// in as many frames then.
+    #[must_use]
+    pub const fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Where segments are best held that are to be prepared.
+    #[must_use]
+    pub const fn contents(&self) -> &BufferPool {
+        &self.contents
+    }
+
+    /// Gives back to the system what was not used since this was last called.
+    pub fn forget_unused_buffers(&self) {
+        self.contents.forget_unused();
+        self.compressed.forget_unused();
     }
 
     #[must_use]
@@ -122,7 +152,7 @@ impl WalStore {
             let reason = format!("{} bytes are no segment of {} bytes", content.len(), size.as_u64());
             return Err(Error::Corrupt { key, reason });
         };
-        let header = SegmentHeader {
+        let header = |blake3| SegmentHeader {
             system_identifier: self.lineage.lineage().lineage.system_identifier(),
             timeline: name.tli(),
             segment: name.to_string(),
@@ -130,9 +160,9 @@ impl WalStore {
             wal_segment_size: size,
             postgres_major: major.as_u16(),
             bytes: content.len() as u64,
-            blake3: ContentHash::of(content),
+            blake3,
         };
-        self.prepare(key, WalKind::Segment, &header, header.blake3, content)
+        self.prepare(key, WalKind::Segment, header, content)
     }
 
     /// A part of a segment that is still open. Blocks: hashes and compresses.
@@ -145,7 +175,7 @@ impl WalStore {
             let reason = format!("{} bytes are not this part of the segment", content.len());
             return Err(Error::Corrupt { key, reason });
         }
-        let header = TailHeader {
+        let header = |blake3| TailHeader {
             system_identifier: self.lineage.lineage().lineage.system_identifier(),
             timeline: tail.segment.tli(),
             segment: tail.segment.to_string(),
@@ -153,9 +183,9 @@ impl WalStore {
             from_lsn: tail.from,
             to_lsn: tail.to,
             bytes: content.len() as u64,
-            blake3: ContentHash::of(content),
+            blake3,
         };
-        self.prepare(key, WalKind::Tail, &header, header.blake3, content)
+        self.prepare(key, WalKind::Tail, header, content)
     }
 
     /// The history file of a timeline, as the server has it. Blocks.
@@ -163,13 +193,13 @@ impl WalStore {
     /// # Errors
     /// zstd's own, which small buffers do not provoke.
     pub fn prepare_history(&self, tli: TimelineId, content: &[u8]) -> Result<PreparedWal> {
-        let header = HistoryHeader {
+        let header = |blake3| HistoryHeader {
             system_identifier: self.lineage.lineage().lineage.system_identifier(),
             timeline: tli,
             bytes: content.len() as u64,
-            blake3: ContentHash::of(content),
+            blake3,
         };
-        self.prepare(self.layout().history(tli), WalKind::History, &header, header.blake3, content)
+        self.prepare(self.layout().history(tli), WalKind::History, header, content)
     }
 
     /// A backup history file or a partial segment, as the server archives it. Blocks.
@@ -183,30 +213,59 @@ impl WalStore {
             | WalFileName::BackupHistory { segment, .. }
             | WalFileName::Partial(segment) => segment.tli(),
         };
-        let header = ArchivedFileHeader {
+        let header = |blake3| ArchivedFileHeader {
             system_identifier: self.lineage.lineage().lineage.system_identifier(),
             timeline,
             file: name.to_string(),
             bytes: content.len() as u64,
-            blake3: ContentHash::of(content),
+            blake3,
         };
-        self.prepare(self.layout().wal_file(name), WalKind::ArchivedFile, &header, header.blake3, content)
+        self.prepare(self.layout().wal_file(name), WalKind::ArchivedFile, header, content)
     }
 
     fn prepare<T: Document>(
         &self,
         key: ObjectKey,
         kind: WalKind,
-        header: &T,
-        plain_hash: ContentHash,
+        header: impl FnOnce(ContentHash) -> T,
         content: &[u8],
     ) -> Result<PreparedWal> {
-        let mut object = envelope::header(header);
-        let compressed = Compressor::new(self.level).and_then(|mut zstd| zstd.append(content, &mut object));
-        if let Err(error) = compressed {
-            return Err(Error::Corrupt { key, reason: error.to_string() });
-        }
+        let prepared = if self.threads > 1 && content.len() >= LARGE_BYTES {
+            self.press_at_once(content)
+        } else {
+            self.press(content).map(|frame| (ContentHash::of(content), vec![frame]))
+        };
+        let (plain_hash, frames) = match prepared {
+            Ok(prepared) => prepared,
+            Err(reason) => return Err(Error::Corrupt { key, reason }),
+        };
+        let mut object = envelope::header(&header(plain_hash));
+        object.reserve_exact(frames.iter().map(|frame| frame.len()).sum());
+        frames.iter().for_each(|frame| object.extend_from_slice(frame));
         Ok(PreparedWal { key, object: object.into(), plain_bytes: content.len() as u64, plain_hash, kind })
+    }
+
+    /// One frame.
+    fn press(&self, content: &[u8]) -> std::result::Result<PooledBuffer, String> {
+        let mut frame = if content.len() < LARGE_BYTES {
+            BufferPool::default().take(0)
+        } else {
+            self.compressed.take(codec::frame_bound(content.len()))
+        };
+        let compressed = Compressor::new(self.level).and_then(|mut zstd| zstd.append(content, &mut frame));
+        compressed.map(|_| frame).map_err(|error| error.to_string())
+    }
+
+    /// The hash, and a frame by each thread.
+    fn press_at_once(&self, content: &[u8]) -> std::result::Result<(ContentHash, Vec<PooledBuffer>), String> {
+        let crashed = |_| "a thread that compresses crashed".to_owned();
+        std::thread::scope(|scope| {
+            let pieces = content.chunks(content.len().div_ceil(self.threads));
+            let pressing: Vec<_> = pieces.map(|piece| scope.spawn(|| self.press(piece))).collect();
+            let hash = ContentHash::of(content);
+            let frames = pressing.into_iter().map(|thread| thread.join().map_err(crashed).flatten());
+            Ok((hash, frames.collect::<std::result::Result<_, _>>()?))
+        })
     }
 
     /// Stores the object; durable when this returns. True when it was not there before.

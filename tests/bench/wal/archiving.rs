@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::figures::Figures;
 use super::pgbackrest::PgBackRest;
 use super::source::WalSource;
-use super::{Where, status};
+use super::{Where, handing_over, status};
 use crate::contender::settle;
 use crate::measure;
 use crate::settings::Settings;
@@ -20,6 +20,7 @@ pub async fn measure(
     places: &[Where<'_>],
     figures: &mut Figures,
 ) -> Result<()> {
+    let (data, segments) = (source.server.data_directory().to_owned(), source.segments.clone());
     for run in 0..settings.runs {
         for (index, place) in places.iter().enumerate() {
             if settings.compares() {
@@ -33,7 +34,7 @@ pub async fn measure(
                 figures.add(
                     JOB,
                     place.name,
-                    "pgbackrest async",
+                    "pgbackrest async, zstd 3",
                     &[
                         ("MB/s", source.gigabytes() * 1000.0 / seconds),
                         ("CPU s/GB", pushed.cpu_seconds / source.gigabytes()),
@@ -43,7 +44,7 @@ pub async fn measure(
                 );
             }
             settle();
-            let end = source.end;
+            let (end, gigabytes) = (source.end, source.gigabytes());
             let agent = source.agents.get_mut(index).and_then(|agents| agents.get_mut(run)).context("no agent")?;
             let begun = Instant::now();
             agent.run()?;
@@ -53,17 +54,15 @@ pub async fn measure(
             let seconds = begun.elapsed().as_secs_f64();
             let cpu = measure::cpu_seconds(pid)?;
             let memory = measure::peak_resident_bytes(pid);
-            agent.kill()?;
             figures.add(
                 JOB,
                 place.name,
-                "pitr stream",
-                &[
-                    ("MB/s", source.gigabytes() * 1000.0 / seconds),
-                    ("CPU s/GB", cpu / source.gigabytes()),
-                    ("MiB", memory),
-                ],
+                "pitr stream, zstd 1",
+                &[("MB/s", gigabytes * 1000.0 / seconds), ("CPU s/GB", cpu / gigabytes), ("MiB", memory)],
             );
+            settle();
+            handing_over::streamed(&data, place, agent, &segments, figures)?;
+            agent.kill()?;
         }
     }
     Ok(())

@@ -58,6 +58,7 @@ impl<'a> PgBackRest<'a> {
         Account::of_servers()?.own(&spool)
     }
 
+    /// As the server's archiver asks where everything waits.
     pub fn push(&self, segments: &[SegmentName]) -> Result<Moved> {
         let status = self.data.join("pg_wal/archive_status");
         let command =
@@ -67,6 +68,13 @@ impl<'a> PgBackRest<'a> {
             Ok(fs::remove_file(status.join(format!("{name}.ready")))?)
         };
         mover::each(segments, Duration::ZERO, command, done, || Ok(()))
+    }
+
+    /// One after the other, each stored when the call returns.
+    pub fn push_each(&self, segments: &[SegmentName]) -> Result<Moved> {
+        let command =
+            |name: &SegmentName| self.command(&["--no-archive-async", "archive-push", &format!("pg_wal/{name}")]);
+        mover::each(segments, Duration::ZERO, command, |_| Ok(()), || Ok(()))
     }
 
     /// As the startup process asks, in `data`.

@@ -1,7 +1,7 @@
 //! A server, the agents that are to archive its WAL, and that WAL itself, the same for everybody.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use pitr::postgres::{Lsn, SegmentName, SegmentNumber, TimelineId, WalSegmentSize};
@@ -31,6 +31,7 @@ impl WalSource {
             .conf("shared_buffers = 256MB")
             .conf("max_wal_size = 8GB")
             .conf("checkpoint_timeout = '1h'")
+            .conf("wal_keep_size = '8GB'")
             .conf("max_replication_slots = 40")
             .conf("max_wal_senders = 40")
             .conf("autovacuum = off");
@@ -43,7 +44,7 @@ impl WalSource {
         for place in places {
             let mut of_place = Vec::new();
             for run in 0..settings.runs {
-                let mut agent = Agent::start(&options_of(&server, place, scratch, run)?).await?;
+                let mut agent = Agent::start(&options_of(&server, place, scratch.path(), run)?).await?;
                 agent.kill()?;
                 of_place.push(agent);
             }
@@ -102,6 +103,11 @@ impl WalSource {
         Ok(())
     }
 
+    /// Another agent, with a repository of its own, which begins with the WAL of now.
+    pub async fn agent(&self, place: &Where<'_>, run: usize) -> Result<Agent> {
+        Agent::start(&options_of(&self.server, place, &self.scratch, run)?).await
+    }
+
     /// Bytes of the segments, in units of 10^9.
     #[expect(clippy::cast_precision_loss, reason = "a few thousand segments")]
     pub fn gigabytes(&self) -> f64 {
@@ -131,7 +137,7 @@ pub fn pgbench(server: &Postgres, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn options_of(server: &Postgres, place: &Where<'_>, scratch: &Scratch, run: usize) -> Result<AgentOptions> {
+fn options_of(server: &Postgres, place: &Where<'_>, scratch: &Path, run: usize) -> Result<AgentOptions> {
     let name = format!("wal-{}-{run}", place.name.replace('+', "-"));
     let options = match (place.server, place.endpoint()) {
         (Some(s3), Some(endpoint)) => {
@@ -140,7 +146,7 @@ fn options_of(server: &Postgres, place: &Where<'_>, scratch: &Scratch, run: usiz
                 .replace("repository", "url", format!("url = \"s3://{}/{name}\"", pitr_tests::s3::BUCKET))
                 .set("repository", format!("ca_file = \"{}\"", authority.display()))
         }
-        _ => AgentOptions::local(server, &scratch.path().join(&name)),
+        _ => AgentOptions::local(server, &scratch.join(&name)),
     };
     Ok(options.set("wal", format!("slot = \"{}\"", name.replace('-', "_"))))
 }

@@ -1,10 +1,13 @@
 //! The stream and `archive_command` at once: each finds what the other has stored.
 
-use anyhow::Result;
-use pitr_tests::ledger::{Load, Writers};
-use pitr_tests::{Ledger, Postgres, Scene, Store};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use super::{archiver, archiving, point_at, push, seal};
+use anyhow::{Context, Result};
+use pitr_tests::ledger::{Load, Writers};
+use pitr_tests::{Ledger, Postgres, Scene, Store, wait};
+
+use super::{archive_with, archiver, archiving, point_at, push, seal};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_ways_at_once_agree() -> Result<()> {
@@ -36,5 +39,43 @@ async fn both_ways_at_once_agree() -> Result<()> {
     assert_eq!(restored.server.value("SELECT count(*) FROM after_the_switch").await?, "0");
     let status = scene.cli().json(["status"]).await?;
     assert_eq!(status.pointer("/agent/state").and_then(serde_json::Value::as_str), Some("streaming"), "{status}");
+    Ok(())
+}
+
+/// What waits to be handed over is read before it is asked for, once nobody has touched it for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_changes_between_being_read_and_being_asked_for_is_refused() -> Result<()> {
+    let scene = Scene::around(Postgres::start(archiving(15).wal_segment_mb(1)).await?, Store::local()?).await?;
+    // It keeps what is not handed over.
+    archive_with(&scene.server, "/bin/false").await?;
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for round in 0..6 {
+        scene.server.execute(&format!("CREATE TABLE t{round} AS SELECT generate_series(1, 1000) AS n")).await?;
+        let name = scene.server.value("SELECT pg_walfile_name(pg_switch_wal())").await?;
+        paths.push(scene.server.data_directory().join("pg_wal").join(name));
+    }
+    scene.seal().await?;
+    wait::until("nobody has touched them for a while", Duration::from_mins(1), async || {
+        let last = paths.last().context("no segment")?.metadata()?.modified()?;
+        Ok(last.elapsed().is_ok_and(|age| age > Duration::from_secs(5)).then_some(()))
+    })
+    .await?;
+    let (first, rest) = paths.split_first().context("no segment")?;
+    push(&scene, first)?.archived()?;
+    for (number, path) in rest.iter().enumerate() {
+        let good = std::fs::read(path)?;
+        let modified = path.metadata()?.modified()?;
+        if number % 2 == 0 {
+            let mut other = good.clone();
+            let last = other.iter().rposition(|byte| *byte != 0).context("an empty segment")?;
+            other[last] ^= 1;
+            std::fs::write(path, &other)?;
+            // Who hides what was done.
+            std::fs::File::options().write(true).open(path)?.set_modified(modified)?;
+            push(&scene, path)?.refused(&["other content"])?;
+            std::fs::write(path, &good)?;
+        }
+        push(&scene, path)?.archived()?;
+    }
     Ok(())
 }

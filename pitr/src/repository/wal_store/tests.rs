@@ -70,6 +70,22 @@ async fn same_content_by_another_compressor_is_the_same() {
 }
 
 #[tokio::test]
+async fn same_content_by_several_threads_is_the_same() {
+    let wal = store().await;
+    let alone = wal.prepare_segment(name(), MajorVersion::V15, &content()).unwrap();
+    for threads in [2, 3, 8] {
+        let together =
+            wal.clone().with_threads(threads).prepare_segment(name(), MajorVersion::V15, &content()).unwrap();
+        assert_eq!(together.plain_hash(), alone.plain_hash());
+        assert_ne!(together.object, alone.object, "it is one frame");
+        let store = store().await;
+        assert!(store.put(&together).await.unwrap());
+        assert!(!store.put(&alone).await.unwrap());
+        assert_eq!(store.whole_segment(name()).await.unwrap(), content());
+    }
+}
+
+#[tokio::test]
 async fn other_content_is_a_conflict_and_changes_nothing() {
     let wal = store().await;
     wal.put(&wal.prepare_segment(name(), MajorVersion::V15, &content()).unwrap()).await.unwrap();
