@@ -10,6 +10,7 @@ pub mod codec;
 pub mod config;
 pub mod expire;
 pub mod fs;
+pub mod impact;
 pub mod lookup;
 pub mod postgres;
 pub mod recovery;

@@ -8,6 +8,7 @@ mod harness;
 mod holes;
 mod host_loss;
 mod incremental_equality;
+mod impact;
 mod independent_reader;
 mod markers;
 mod restore_targets;

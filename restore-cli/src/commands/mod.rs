@@ -3,7 +3,9 @@
 pub mod backup;
 mod catalogs;
 pub mod expire;
+pub mod find;
 pub mod finish;
+pub mod impact;
 pub mod info;
 pub mod mark;
 pub mod markers;
@@ -13,4 +15,5 @@ mod sealing;
 pub mod status;
 pub mod verify;
 pub mod wal_fetch;
+mod range;
 mod who;

@@ -4,7 +4,10 @@
 //! Making either is pure; only [`stdout`] writes. Stdout is data, stderr is talk.
 
 pub mod expire;
+pub mod find;
 pub mod human;
+pub mod impact;
+pub mod impact_page;
 pub mod implicit;
 pub mod info;
 pub mod job;
