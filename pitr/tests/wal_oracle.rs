@@ -250,7 +250,7 @@ fn described(record: &Record<'_>, listed: &Listed, major: MajorVersion) -> Optio
                 | u8::from(truncate.free_space_map) << 2;
             format!("TRUNCATE {} to {} blocks flags {flags}", path(truncate.relation), truncate.blocks)
         }
-        RecordMeaning::UpdateRelationMap { database, tablespace } => {
+        RecordMeaning::UpdateRelationMap { database, tablespace, .. } => {
             format!("UPDATE database {database} tablespace {tablespace}")
         }
         RecordMeaning::RestorePoint(point) => format!("RESTORE_POINT {}", String::from_utf8_lossy(point.name)),

@@ -205,3 +205,31 @@ async fn impact_counts_exactly_on_17() -> Result<()> {
 async fn impact_counts_exactly_on_18() -> Result<()> {
     counts_are_exact(PostgresOptions::of(18)).await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_needs_nothing_else_and_activity_adds_up() -> Result<()> {
+    let scene = Scene::start(PostgresOptions::of(15).conf("autovacuum = off"), Store::local()?).await?;
+    scene.server.execute("CREATE TABLE \"<script>\" (n int)").await?;
+    scene.cli().run(["mark", "one"]).await?.success()?;
+    for n in 0..20 {
+        scene.server.execute(&format!("INSERT INTO \"<script>\" VALUES ({n})")).await?;
+    }
+    scene.cli().run(["mark", "two"]).await?.success()?;
+    scene.server.execute("DROP TABLE \"<script>\"").await?;
+    scene.seal().await?;
+    let file = scene.next_directory().with_extension("html").display().to_string();
+    let impact = scene.cli().json(["impact", "--before", "one", "--to", "before:two", "--html", &file]).await?;
+    assert_eq!(number(&impact["transactions"], "commits"), 20, "{impact:#}");
+    let buckets = list(&impact["activity"], "buckets")?;
+    assert_eq!(buckets.iter().map(|bucket| number(bucket, "commits")).sum::<u64>(), 20);
+    assert_eq!(number(table(&impact, "postgres: public.<script>")?, "inserted"), 20);
+    let page = std::fs::read_to_string(&file)?;
+    assert!(page.starts_with("<!doctype html>") && page.contains("<svg") && page.contains("prefers-color-scheme"));
+    for word in ["<script", "http:", "https:", "src=", "url(", "@import"] {
+        assert!(!page.contains(word), "{word}");
+    }
+    // The other way round there is nothing to tell.
+    scene.cli().run(["impact", "--before", "two", "--to", "before:one"]).await?.code(2)?.says(&["comes before"])?;
+    scene.cli().run(["impact", "--before", "three"]).await?.code(3)?;
+    Ok(())
+}

@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::LARGE_OBJECTS;
 use super::book::{CatalogBook, Fate};
+use super::stretch::MovedCatalogs;
 use crate::lookup::{BackupFiles, MapFiles, read_frame};
 use crate::postgres::heap_page::{self, Hint};
 use crate::postgres::page::{Page, PageVerdict, verify_page};
@@ -36,7 +37,7 @@ pub struct CatalogCopy<'a> {
     maps: HashMap<usize, MapFiles>,
     status: HashMap<u32, Vec<u8>>,
     /// Catalogs that stand in another file than `initdb` gave them.
-    pub moved: Vec<(Oid, RelationLocator)>,
+    pub moved: MovedCatalogs,
 }
 
 impl<'a> CatalogCopy<'a> {
@@ -45,7 +46,7 @@ impl<'a> CatalogCopy<'a> {
     pub async fn open(lineage: &'a LineageStore, manifest: &'a BackupManifest, major: MajorVersion) -> Result<Self> {
         let files = BackupFiles::load(lineage, manifest).await?;
         let (maps, status) = (HashMap::new(), HashMap::new());
-        Ok(Self { lineage, manifest, major, files, maps, status, moved: Vec::new() })
+        Ok(Self { lineage, manifest, major, files, maps, status, moved: MovedCatalogs::new() })
     }
 
     /// Names of databases.
@@ -86,7 +87,7 @@ impl<'a> CatalogCopy<'a> {
 
     fn note_moved(&mut self, catalog: NamingCatalog, locator: RelationLocator) {
         if locator.relfilenode != catalog.oid() {
-            self.moved.push((locator.database, locator));
+            self.moved.insert(locator, catalog);
         }
     }
 
@@ -196,8 +197,10 @@ async fn read_file(lineage: &LineageStore, packs: &[PackId], file: &FileEntry) -
             Extent::Zeros { bytes } => return Ok(vec![0; usize::try_from(bytes).unwrap_or(0)]),
             Extent::Frame(frame) => frame,
         };
-        let damaged =
-            || Error::Damaged { object: file.path.to_string(), reason: "has an extent outside of its frame".to_owned() };
+        let damaged = || Error::Damaged {
+            object: file.path.to_string(),
+            reason: "has an extent outside of its frame".to_owned(),
+        };
         let pack = usize::try_from(frame.pack).ok().and_then(|pack| packs.get(pack)).ok_or_else(damaged)?;
         let end = frame.offset + u64::from(frame.stored_bytes);
         let content = read_frame(lineage, pack, frame.offset, end).await?;

@@ -1,6 +1,6 @@
 //! Moments of a mistake: a table dropped or truncated, many rows deleted at once, the schema changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use super::book::{ActionKind, CatalogBook};
 use super::ddl::{DdlAction, DdlCommit, ddl};
 use super::names::{NamedRelation, Subject, subject_of};
-use super::stretch::{CatalogPart, FirstWrites, Reader, Whole, light};
+use super::stretch::{CatalogPart, Reader, Whole, light};
 use super::survey::{Before, Names, Survey, databases, only_open};
 use super::{ImpactError, RelationName};
 use crate::lookup::{PathSummaries, Witness};
@@ -34,9 +34,7 @@ pub struct Find {
 pub enum FoundKind {
     Dropped,
     Truncated,
-    MassDelete {
-        rows: u64,
-    },
+    MassDelete { rows: u64 },
     Ddl,
 }
 
@@ -67,26 +65,21 @@ pub async fn find(survey: &Survey<'_>, wanted: &Find) -> Result<Vec<Found>, Impa
     }
     let summaries = PathSummaries::list(survey.lineage, survey.catalog, survey.path, survey.backup.start_lsn).await?;
     let reader = Reader { summaries: &summaries, major, limit: survey.range.to, observe: survey.observe };
-    let (mut whole, mut catalogs, mut writes) = (Whole::default(), Vec::new(), FirstWrites::default());
+    let (mut whole, mut catalogs) = (Whole::default(), Vec::new());
     let mut parts = std::pin::pin!(reader.parts(survey.range));
     while let Some(part) = parts.try_next().await? {
         let mut summary = part.summary;
-        writes.note(summary.from, &summary.blocks);
         catalogs.push(CatalogPart::of(&mut summary));
         whole.push(summary)?;
     }
     let Some(range) = whole.finish()? else { return Ok(Vec::new()) };
     let before = Before::look(survey, &reader, &range, false).await?;
-    let names = Names { survey, reader: &reader, major, databases: databases(&range, &catalogs) };
-    let mut book = names.before_range(&writes).await?;
-    let mut actions = BTreeMap::new();
-    for part in &catalogs {
-        actions.extend(names.apply(&mut book, part));
-    }
     let both = match &before.open {
         Some(open) => compose(&[open.clone(), range])?,
         None => range,
     };
+    let names = Names { survey, reader: &reader, major, databases: databases(&both, &catalogs) };
+    let (book, actions) = names.follow(catalogs).await?;
     let mut found = Vec::new();
     for commit in ddl(&book, survey.range, &both.moments, &actions) {
         found.extend(by_ddl(wanted, commit));
@@ -118,8 +111,7 @@ fn by_ddl(wanted: &Find, commit: DdlCommit) -> Vec<Found> {
         };
         commit.actions.iter().filter(fits).cloned().collect()
     };
-    let (dropped, truncated) =
-        (of(ActionKind::Dropped, &wanted.dropped), of(ActionKind::Truncated, &wanted.truncated));
+    let (dropped, truncated) = (of(ActionKind::Dropped, &wanted.dropped), of(ActionKind::Truncated, &wanted.truncated));
     let mut all = Vec::new();
     if !dropped.is_empty() {
         all.push(found(FoundKind::Dropped, dropped, Vec::new()));
@@ -142,7 +134,10 @@ fn matches(pattern: &str, name: &RelationName) -> bool {
 fn glob(pattern: &str, text: &str) -> bool {
     let Some((before, behind)) = pattern.split_once('*') else { return pattern == text };
     let Some(rest) = text.strip_prefix(before) else { return false };
-    rest.char_indices().map(|(at, _)| at).chain([rest.len()]).any(|at| rest.get(at..).is_some_and(|rest| glob(behind, rest)))
+    rest.char_indices()
+        .map(|(at, _)| at)
+        .chain([rest.len()])
+        .any(|at| rest.get(at..).is_some_and(|rest| glob(behind, rest)))
 }
 
 /// A transaction that deleted many rows from a file.
@@ -263,8 +258,7 @@ impl Witness for DeletionWitness {
                 }
                 let many = rows.into_iter().filter(|(_, rows)| *rows >= self.least && end.outcome == Outcome::Commit);
                 let (lsn, end_lsn) = (record.start_lsn(), record.end_lsn());
-                let deletion =
-                    |(file, rows)| Deletion { lsn, end_lsn, xid: end.xid, time: end.time, file, rows };
+                let deletion = |(file, rows)| Deletion { lsn, end_lsn, xid: end.xid, time: end.time, file, rows };
                 self.found.extend(many.map(deletion));
             }
             _ => {}

@@ -54,8 +54,6 @@ pub struct Impact {
     pub baseline: Option<LsnRange>,
     /// Transactions that began before WAL that could be looked at: what they did there is not counted.
     pub uncounted: u64,
-    /// Summaries that were read, and bytes of WAL that were decoded.
-    pub decoded_bytes: u64,
 }
 
 /// How far the work is.

@@ -79,7 +79,8 @@ impl Pulse {
     /// In at most `most` stretches of one length in seconds, each with its beginning, without holes between the first and the last.
     #[must_use]
     pub fn beats(&self, most: usize) -> (i64, Vec<(DateTime<Utc>, Beat)>) {
-        let (Some((first, _)), Some((last, _))) = (self.buckets.first_key_value(), self.buckets.last_key_value()) else {
+        let (Some((first, _)), Some((last, _))) = (self.buckets.first_key_value(), self.buckets.last_key_value())
+        else {
             return (self.seconds, Vec::new());
         };
         let most = i64::try_from(most.max(1)).unwrap_or(i64::MAX);
@@ -95,9 +96,8 @@ impl Pulse {
             coarse.aborts += beat.aborts;
         }
         let seconds = self.seconds * factor;
-        let told = beats.into_iter().filter_map(|(bucket, beat)| {
-            Some((DateTime::from_timestamp(bucket * seconds, 0)?, beat))
-        });
+        let told =
+            beats.into_iter().filter_map(|(bucket, beat)| Some((DateTime::from_timestamp(bucket * seconds, 0)?, beat)));
         (seconds, told.collect())
     }
 }

@@ -8,17 +8,25 @@ use futures::{Stream, StreamExt, stream};
 use super::book::CatalogCommit;
 use super::pulse::{Pulse, PulseTaker};
 use super::{ImpactError, Observe, Reading};
-use crate::lookup::PathSummaries;
+use crate::lookup::{PathSummaries, Witness};
 use crate::postgres::relation::{Fork, RelationLocator};
+use crate::postgres::system_catalog::NamingCatalog;
+use crate::postgres::wal::{Outcome, Record, ResourceManager};
 use crate::postgres::{Lsn, MajorVersion, TransactionId, WalSegmentSize};
 use crate::recovery::Leg;
 use crate::repository::catalog::LsnRange;
+use crate::wal_summary::catalog::row_change;
 use crate::wal_summary::{CatalogChange, ChangedBlocks, MomentKind, WalSummary, compose};
 
 /// Summaries under way at once.
 const PARALLEL_READS: usize = 4;
 /// So many parts are put together at a time.
 const BATCH: usize = 32;
+/// A stretch that wrote to a catalog that moved is decoded up to this size.
+const MAX_MOVED_BYTES: u64 = 4 << 30;
+
+/// Catalogs in other files than `initdb` gave them, which summaries do not follow.
+pub(super) type MovedCatalogs = HashMap<RelationLocator, NamingCatalog>;
 
 /// What one part of the WAL says.
 #[derive(Debug)]
@@ -80,14 +88,30 @@ impl Reader<'_> {
         }
     }
 
-    /// What a leg says of catalogs, and which blocks it may have written. Of a stored summary that tells of more, what is in
-    /// the leg counts.
-    pub async fn catalog_part(&self, leg: Leg) -> Result<(CatalogPart, ChangedBlocks), ImpactError> {
+    /// What a leg says of catalogs that moved: only where it wrote to them is it decoded. None where that would be too much.
+    pub async fn moved_part(&self, leg: Leg, moved: &MovedCatalogs) -> Result<Option<CatalogPart>, ImpactError> {
+        let touched = match self.stored(leg).await? {
+            Some(summary) => moved.keys().any(|file| summary.blocks.relation(*file, Fork::Main).is_some()),
+            None => true,
+        };
+        if !touched {
+            return Ok(Some(CatalogPart::default()));
+        }
+        if leg.to.distance_from(leg.from).unwrap_or(0) > MAX_MOVED_BYTES {
+            return Ok(None);
+        }
+        let witness = MovedWitness { major: self.major, moved: moved.clone(), part: CatalogPart::default() };
+        let range = LsnRange { from: leg.from, to: leg.to };
+        let made = self.summaries.make_witnessed(range, self.limit, witness).await?;
+        Ok(Some(made.ok_or(ImpactError::Unreadable { from: leg.from, to: leg.to })?.1.part))
+    }
+
+    /// What a leg says of catalogs. Of a stored summary that tells of more, what is in the leg counts.
+    pub async fn catalog_part(&self, leg: Leg) -> Result<CatalogPart, ImpactError> {
         let mut summary = match self.stored(leg).await? {
             Some(summary) => summary,
             None => self.part(leg).await?.summary,
         };
-        let blocks = std::mem::take(&mut summary.blocks);
         let mut part = CatalogPart::of(&mut summary);
         let within = |lsn: Lsn| leg.from <= lsn && lsn < leg.to;
         part.changes.retain(|change| within(change.lsn));
@@ -95,7 +119,40 @@ impl Reader<'_> {
         if summary.to > leg.to {
             part.oldest_xid = None;
         }
-        Ok((part, blocks))
+        Ok(part)
+    }
+}
+
+/// Sees changes of catalogs that stand in other files than summaries follow, and all commits that sessions had to hear of.
+struct MovedWitness {
+    major: MajorVersion,
+    moved: MovedCatalogs,
+    part: CatalogPart,
+}
+
+impl Witness for MovedWitness {
+    fn record(&mut self, record: &Record<'_>) {
+        // What cannot be read ends the summary that is built beside.
+        match record.resource_manager() {
+            ResourceManager::HEAP if record.xid().is_normal() => {
+                let mut file = None;
+                let read = record.visit_blocks(self.major, |tag| {
+                    file.get_or_insert(tag.relation);
+                });
+                let known = read.ok().and(file).and_then(|file| Some((file, *self.moved.get(&file)?)));
+                if let Some((file, catalog)) = known {
+                    self.part.changes.extend(row_change(record, self.major, file, catalog).ok().flatten());
+                }
+            }
+            ResourceManager::TRANSACTION => {
+                let Ok(Some(end)) = record.transaction_end(self.major) else { return };
+                if end.outcome == Outcome::Commit && !end.invalidations.is_empty() {
+                    let xids = std::iter::once(end.xid).chain(end.subtransactions.iter()).collect();
+                    self.part.commits.push(CatalogCommit { lsn: record.start_lsn(), xids });
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -105,6 +162,15 @@ pub(super) fn whole(leg: Leg) -> bool {
 }
 
 impl CatalogPart {
+    /// Takes in what else is known of the same stretch.
+    pub fn merge(&mut self, other: Self) {
+        self.changes.extend(other.changes);
+        self.changes.sort_by_key(|change| change.lsn);
+        // Where both know of a commit, what the first of them makes true is done.
+        self.commits.extend(other.commits);
+        self.commits.sort_by_key(|commit| commit.lsn);
+    }
+
     /// Takes it out of a summary.
     pub fn of(summary: &mut WalSummary) -> Self {
         let mut commits: BTreeMap<Lsn, CatalogCommit> = BTreeMap::new();
@@ -176,24 +242,6 @@ impl Whole {
             self.parts = vec![whole];
         }
         Ok(self.parts.first())
-    }
-}
-
-/// Where a file's main fork was first written in a stretch.
-#[derive(Debug, Default)]
-pub(super) struct FirstWrites(HashMap<RelationLocator, Lsn>);
-
-impl FirstWrites {
-    pub fn note(&mut self, from: Lsn, blocks: &ChangedBlocks) {
-        for (relation, fork) in blocks.relations.keys() {
-            if *fork == Fork::Main {
-                self.0.entry(*relation).or_insert(from);
-            }
-        }
-    }
-
-    pub fn of(&self, relation: RelationLocator) -> Option<Lsn> {
-        self.0.get(&relation).copied()
     }
 }
 

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::book::{CatalogBook, RelationAction};
 use super::copy::CatalogCopy;
 use super::ddl::ddl;
-use super::stretch::{CatalogPart, FirstWrites, Reader, Whole, backwards, whole};
+use super::stretch::{CatalogPart, MovedCatalogs, Reader, Whole, backwards, whole};
 use super::tables::Facts;
 use super::{Impact, ImpactError, Observe, Pulse};
 use crate::lookup::PathSummaries;
@@ -19,7 +19,7 @@ use crate::recovery::Leg;
 use crate::repository::LineageStore;
 use crate::repository::backup::BackupManifest;
 use crate::repository::catalog::{Catalog, LsnRange, timeline_of_end};
-use crate::wal_summary::{CatalogChangeKind, WalSummary};
+use crate::wal_summary::{CatalogChangeKind, WalSummary, compose};
 
 /// Summaries of which only catalogs are wanted, under way at once.
 const PARALLEL_CATALOGS: usize = 8;
@@ -29,6 +29,9 @@ const MAX_BASELINE: TimeDelta = TimeDelta::hours(24);
 /// WAL before the range that is decoded to tell live traffic, and summaries that are read for it.
 const MAX_BASELINE_BYTES: u64 = 128 << 20;
 const MAX_BASELINE_PARTS: usize = 1024;
+
+/// What commits did to relations, by where they start.
+type Actions = BTreeMap<Lsn, Vec<RelationAction>>;
 
 /// Where to look.
 pub struct Survey<'a> {
@@ -56,7 +59,6 @@ pub async fn survey(survey: &Survey<'_>) -> Result<Impact, ImpactError> {
         while let Some(part) = parts.try_next().await? {
             let mut summary = part.summary;
             after.pulse.merge(&part.pulse);
-            after.writes.note(summary.from, &summary.blocks);
             after.catalogs.push(CatalogPart::of(&mut summary));
             after.whole.push(summary)?;
         }
@@ -65,18 +67,13 @@ pub async fn survey(survey: &Survey<'_>) -> Result<Impact, ImpactError> {
         return Ok(nothing(survey));
     };
     let before = Before::look(survey, &reader, &range, true).await?;
-    let databases = databases(&range, &after.catalogs);
-    let names = Names { survey, reader: &reader, major, databases };
-    let mut book = names.before_range(&after.writes).await?;
-    let mut actions = BTreeMap::new();
-    for part in &after.catalogs {
-        actions.extend(names.apply(&mut book, part));
-    }
     let (commits, aborts) = (range.times.commits, range.times.aborts);
-    let mut both = Whole::default();
-    before.open.into_iter().try_for_each(|open| both.push(open))?;
-    both.push(range)?;
-    let Some(whole) = both.finish()? else { return Ok(nothing(survey)) };
+    let whole = match before.open {
+        Some(open) => compose(&[open, range])?,
+        None => range,
+    };
+    let names = Names { survey, reader: &reader, major, databases: databases(&whole, &after.catalogs) };
+    let (book, actions) = names.follow(after.catalogs).await?;
     let baseline = before.baseline.filter(|_| before.looked.is_some());
     let facts =
         Facts { book: &book, range: survey.range, whole: &whole, baseline: baseline.as_ref(), actions: &actions };
@@ -105,7 +102,6 @@ fn nothing(survey: &Survey<'_>) -> Impact {
         pulse: Pulse::default(),
         baseline: None,
         uncounted: 0,
-        decoded_bytes: 0,
     }
 }
 
@@ -114,7 +110,6 @@ fn nothing(survey: &Survey<'_>) -> Impact {
 struct After {
     whole: Whole,
     catalogs: Vec<CatalogPart>,
-    writes: FirstWrites,
     pulse: Pulse,
 }
 
@@ -213,38 +208,50 @@ pub(super) struct Names<'a> {
 }
 
 impl Names<'_> {
-    /// The names where the range begins. `writes` are those of the range.
-    pub(super) async fn before_range(&self, writes: &FirstWrites) -> Result<CatalogBook, ImpactError> {
-        let (start, from) = (self.survey.backup.start_lsn, self.survey.range.from);
-        let mut book = CatalogBook::new(self.major, from);
+    /// Names from the backup to the end of the range, of which `parts` tell, and what its commits did.
+    pub(super) async fn follow(&self, parts: Vec<CatalogPart>) -> Result<(CatalogBook, Actions), ImpactError> {
+        let (start, range) = (self.survey.backup.start_lsn, self.survey.range);
+        let mut book = CatalogBook::new(self.major, range.from);
         let mut copy = CatalogCopy::open(self.survey.lineage, self.survey.backup, self.major).await?;
         copy.read_database_names(&mut book).await?;
         let known: Vec<(Oid, Oid)> = book.database_tablespaces().collect();
         for (database, tablespace) in known.into_iter().filter(|(database, _)| self.databases.contains(database)) {
             copy.read_database(&mut book, database, tablespace).await?;
         }
-        let legs: Vec<Leg> = self.reader.summaries.legs(LsnRange { from: start, to: from });
-        let reads = stream::iter(legs).map(async |leg| Ok::<_, ImpactError>((leg, self.reader.catalog_part(leg).await?)));
+        let legs: Vec<Leg> = self.reader.summaries.legs(LsnRange { from: start, to: range.from });
+        let reads =
+            stream::iter(legs).map(async |leg| Ok::<_, ImpactError>((leg, self.reader.catalog_part(leg).await?)));
         let mut reads = std::pin::pin!(reads.buffered(PARALLEL_CATALOGS));
-        let mut earlier = FirstWrites::default();
-        while let Some((leg, (part, blocks))) = reads.try_next().await? {
-            if !copy.moved.is_empty() {
-                earlier.note(leg.from, &blocks);
-            }
-            self.apply(&mut book, &part);
+        while let Some((leg, part)) = reads.try_next().await? {
+            self.apply_with_moved(&mut book, leg, part, &copy.moved).await?;
         }
-        for (database, locator) in &copy.moved {
-            if let Some(lsn) = earlier.of(*locator).or_else(|| writes.of(*locator)) {
-                book.lose(*database, lsn);
+        let mut actions = Actions::new();
+        for (leg, part) in self.reader.summaries.legs(range).into_iter().zip(parts) {
+            actions.extend(self.apply_with_moved(&mut book, leg, part, &copy.moved).await?);
+        }
+        Ok((book, actions))
+    }
+
+    async fn apply_with_moved(
+        &self,
+        book: &mut CatalogBook,
+        leg: Leg,
+        mut part: CatalogPart,
+        moved: &MovedCatalogs,
+    ) -> Result<Actions, ImpactError> {
+        if !moved.is_empty() {
+            match self.reader.moved_part(leg, moved).await? {
+                Some(more) => part.merge(more),
+                None => moved.keys().for_each(|file| book.lose(file.database, leg.from)),
             }
         }
-        Ok(book)
+        Ok(self.apply(book, &part))
     }
 
     /// Follows a part. Returns what its commits did.
-    pub(super) fn apply(&self, book: &mut CatalogBook, part: &CatalogPart) -> BTreeMap<Lsn, Vec<RelationAction>> {
+    fn apply(&self, book: &mut CatalogBook, part: &CatalogPart) -> Actions {
         let ours = |database: Oid| database == 0 || self.databases.contains(&database);
-        let mut actions = BTreeMap::new();
+        let mut actions = Actions::new();
         let mut changes = part.changes.iter().filter(|change| ours(change.database)).peekable();
         for commit in &part.commits {
             while let Some(change) = changes.next_if(|change| change.lsn < commit.lsn) {
@@ -252,7 +259,7 @@ impl Names<'_> {
             }
             let done = book.commit(commit);
             if !done.is_empty() {
-                actions.insert(commit.lsn, done);
+                actions.entry(commit.lsn).or_default().extend(done);
             }
         }
         changes.for_each(|change| book.change(change));

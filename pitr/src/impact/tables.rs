@@ -76,8 +76,7 @@ impl Facts<'_> {
                 Subject::Nothing => return None,
             };
             let truncated = by_file + rows.truncated;
-            let traffic =
-                live.as_ref().map(|live| if live.contains(&subject) { Traffic::Live } else { Traffic::Only });
+            let traffic = live.as_ref().map(|live| if live.contains(&subject) { Traffic::Live } else { Traffic::Only });
             Some(TableImpact { relation, rows, truncated, rewritten, traffic })
         });
         let mut tables: Vec<_> = tables.collect();

@@ -14,6 +14,6 @@ mod tests;
 
 pub use backup_files::{BackupFiles, ListedMap, MapFiles, PackBlocks, read_frame};
 pub use changed_blocks::{WalChanges, changed_blocks};
-pub(crate) use path_summaries::{PathSummaries, Witness};
 pub use last_end::{WindowEnd, window_ends};
+pub(crate) use path_summaries::{PathSummaries, Witness};
 pub use schema_changes::{SchemaMoment, SchemaMoments, schema_changes};

@@ -441,8 +441,7 @@ impl SummaryBuilder {
         if self.may_have_begun_before(end.xid) {
             let mut subtransactions: Vec<_> = end.subtransactions.iter().map(TransactionId::as_u32).collect();
             subtransactions.sort_unstable();
-            let change =
-                SchemaChange { traces: SchemaTraces::default(), members: RunSet::default(), ..change.clone() };
+            let change = SchemaChange { traces: SchemaTraces::default(), members: RunSet::default(), ..change.clone() };
             let subtransactions = RunSet::from_sorted(subtransactions);
             self.schema_commits.push(SchemaCommit { lsn, end_lsn, change, subtransactions });
         }

@@ -123,7 +123,7 @@ impl Filled {
 }
 
 /// What a record of the heap that changes a row of a naming catalog says.
-pub(super) fn row_change(
+pub(crate) fn row_change(
     record: &Record<'_>,
     major: MajorVersion,
     locator: RelationLocator,

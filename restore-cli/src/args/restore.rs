@@ -15,8 +15,7 @@ const DESTINATION: &str = "Destination";
 
 /// Restore a cluster to a moment, into a directory
 #[derive(Debug, Args)]
-#[command(
-    after_help = "\
+#[command(after_help = "\
 The plan is printed first; --dry-run prints nothing else and touches nothing. The directory must
 be empty or not exist.
 
@@ -30,8 +29,7 @@ Examples:
   pitr restore --before release-42 --into /srv/restored --dry-run
   pitr restore --before release-42 --into /srv/restored --start --port 5433
   pitr restore --time \"10 min ago\" --into /srv/restored --tablespaces-into /srv/tablespaces
-  pitr restore --latest --into /srv/restored --owner postgres"
-)]
+  pitr restore --latest --into /srv/restored --owner postgres")]
 pub struct RestoreArgs {
     #[command(flatten)]
     pub target: TargetArgs,

@@ -50,10 +50,9 @@ impl Range {
         let to = plan_in(context, &lineage, &request(&order)).await?;
         let mut catalog = load_without_wal(&lineage, &MarkerScope::All).await?;
         load_wal(&lineage, &mut catalog, from.backup.start_lsn).await?;
-        let path = catalog.path(to.target.timeline).map_err(|fault| Failure::Failed {
-            message: fault.to_string(),
-            hint: None,
-        })?;
+        let path = catalog
+            .path(to.target.timeline)
+            .map_err(|fault| Failure::Failed { message: fault.to_string(), hint: None })?;
         let on_path = path.contains(from.target.timeline, from.target.end_lsn);
         if !on_path || to.target.end_lsn < from.target.end_lsn {
             let (first, second) = (&from.target.asked, &to.target.asked);

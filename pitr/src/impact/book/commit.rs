@@ -41,7 +41,8 @@ pub enum ActionKind {
 impl CatalogBook {
     /// Makes true what these transactions did, and tells what that was.
     pub fn commit(&mut self, commit: &CatalogCommit) -> Vec<RelationAction> {
-        let mut effects: Vec<Effect> = commit.xids.iter().filter_map(|xid| self.pending.remove(xid)).flatten().collect();
+        let mut effects: Vec<Effect> =
+            commit.xids.iter().filter_map(|xid| self.pending.remove(xid)).flatten().collect();
         effects.sort_by_key(|effect| effect.lsn);
         let mut relations: BTreeMap<RelationId, Vec<Effect>> = BTreeMap::new();
         for effect in effects {
@@ -132,7 +133,8 @@ impl CatalogBook {
     fn let_go(&mut self, relation: RelationId, before: Option<&ClassRow>, lsn: Lsn) {
         let early = lsn < self.keep_from;
         let Some(book) = self.databases.get_mut(&relation.database) else { return };
-        let gone = book.relations.get(&relation.oid).is_some_and(|history| matches!(history.last(), Some(Version::Gone)));
+        let gone =
+            book.relations.get(&relation.oid).is_some_and(|history| matches!(history.last(), Some(Version::Gone)));
         if !(early && gone) {
             return;
         }

@@ -10,9 +10,7 @@ mod rows;
 use std::collections::{HashMap, HashSet};
 
 use crate::postgres::relation::{Oid, RelationLocator};
-use crate::postgres::system_catalog::{
-    ClassRow, NamingCatalog, Persistence, RelationKind, database_tablespace, named,
-};
+use crate::postgres::system_catalog::{ClassRow, NamingCatalog, Persistence, RelationKind, database_tablespace, named};
 use crate::postgres::wal::heap_row::RowPlace;
 use crate::postgres::{Lsn, MajorVersion, TransactionId};
 use crate::wal_summary::transactions::precedes;
@@ -252,7 +250,7 @@ impl CatalogBook {
                 };
                 let book = self.databases.entry(effect.database).or_default();
                 let moved = |row: &&ClassRow| row.oid == NamingCatalog::Namespace.oid() && row.relfilenode != row.oid;
-                if row.known().as_ref().is_some_and(moved) {
+                if lsn.is_valid() && row.known().as_ref().is_some_and(moved) {
                     book.lost_from.get_or_insert(lsn);
                 }
                 if let Some(row) = row.known().filter(|row| row.relfilenode != 0) {

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 
 use super::body::{BlockReference, RecordBody};
 use super::record::{Record, RecordError, ResourceManager};
+use crate::postgres::MajorVersion;
 use crate::postgres::fields::Fields;
 use crate::postgres::heap_page::{self, ROW_HEADER_SIZE};
 use crate::postgres::relation::RelationLocator;
-use crate::postgres::MajorVersion;
 
 const HEAP_OPERATION: u8 = 0x70;
 const INSERT: u8 = 0x00;
