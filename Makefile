@@ -10,7 +10,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install-deps
-install-deps: ## install what the tests need: PostgreSQL 15, 17 and 18, an S3 server
+install-deps: ## install what the tests need: PostgreSQL 13, 15, 17 and 18, an S3 server
 	tests/tools/setup.sh
 
 .PHONY: build

@@ -8,6 +8,7 @@ pub mod api;
 pub mod clock;
 pub mod codec;
 pub mod config;
+pub mod deployments;
 pub mod expire;
 pub mod fs;
 pub mod impact;

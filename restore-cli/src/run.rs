@@ -178,6 +178,10 @@ async fn dispatch(context: &Context, command: Command, talk: Paint) -> Ending {
             Ok(order) => commands::verify::run(context, order).await,
             Err(error) => Err(error.into()),
         },
+        Command::Report(args) => match args.validate(context.now()) {
+            Ok(order) => commands::report::run(context, order).await,
+            Err(error) => Err(error.into()),
+        },
     };
     end(result, talk)
 }

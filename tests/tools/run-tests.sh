@@ -13,7 +13,7 @@
 # run. RETRIES=0 gives no second attempt.
 #
 # Uses cargo-nextest where it is installed, else cargo test. With REQUIRE_E2E=1 a test that can't run here fails
-# instead of being passed over. PITR_TEST_MAJORS names the PostgreSQL versions ("15 17 18"). Words after "--" go to
+# instead of being passed over. PITR_TEST_MAJORS names the PostgreSQL versions of the scenarios that run on each ("15 17 18"). Words after "--" go to
 # the runner of every stage, e.g. a part of a test's name.
 set -euo pipefail
 # shellcheck source=tests/tools/common.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # setup.sh [MAJOR...]
 #
-# Makes ready all that `make test` needs: packages, the servers' account, PostgreSQL (15, 17 and 18 unless other major
+# Makes ready all that `make test` needs: packages, the servers' account, PostgreSQL (13, 15, 17 and 18 unless other major
 # versions are named), the S3 server. Running it again costs a second. As root it installs what is missing with apt;
 # anybody else is told the commands, all of them at once.
 set -euo pipefail
@@ -9,7 +9,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-[ $# -gt 0 ] || set -- 15 17 18
+[ $# -gt 0 ] || set -- 13 15 17 18
 missing=0
 
 # The name of a command and the package that brings it.

@@ -54,13 +54,46 @@ fn without(path: &TimelinePath, window: &Window, left: &[Window]) -> Vec<LostMom
     parts.into_iter().map(|(from, to)| LostMoments { timeline: timeline(to.lsn), from, to }).collect()
 }
 
-/// Holes that are not there yet.
+/// Holes that are not there yet, as the lease lets them be seen, and as they will be seen once it is renewed: it may be behind
+/// now, and what is missing behind what it calls sealed passes for the end of the WAL.
 pub(super) fn new_holes(before: &Catalog, after: &Catalog) -> Vec<Gap> {
+    let without_lease = |catalog: &Catalog| Catalog { lease: None, ..catalog.clone() };
+    let mut holes = holes_of_one_view(before, after);
+    for hole in holes_of_one_view(&without_lease(before), &without_lease(after)) {
+        if !holes.iter().any(|known| place(known) == place(&hole)) {
+            holes.push(hole);
+        }
+    }
+    holes
+}
+
+fn holes_of_one_view(before: &Catalog, after: &Catalog) -> Vec<Gap> {
     let known = before.gaps();
-    let is_new = |gap: &Gap| {
-        !known
-            .iter()
-            .any(|known| (known.timeline, known.from_lsn, known.to_lsn) == (gap.timeline, gap.from_lsn, gap.to_lsn))
-    };
+    let is_new = |gap: &Gap| !known.iter().any(|known| place(known) == place(gap));
     after.gaps().into_iter().filter(|gap| gap.to_lsn.is_some()).filter(is_new).collect()
+}
+
+const fn place(gap: &Gap) -> (TimelineId, Lsn, Option<Lsn>) {
+    (gap.timeline, gap.from_lsn, gap.to_lsn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::catalog::testing::{MIB, backup, catalog, lease, lsn};
+
+    #[test]
+    fn a_lease_that_is_behind_hides_no_hole() {
+        let with = |segments: &[u64]| {
+            catalog()
+                .with_timeline(1, &[], segments.iter().copied(), None)
+                .with_backup(backup(1, 2 * MIB + 40, 2 * MIB + 400, 0))
+                .with_lease(lease(1, 3 * MIB, 0))
+        };
+        let holes = new_holes(&with(&[2, 3, 4, 5, 6]), &with(&[2, 3, 6]));
+        assert_eq!(
+            holes.iter().map(|hole| (hole.from_lsn, hole.to_lsn)).collect::<Vec<_>>(),
+            [(lsn(4 * MIB), Some(lsn(6 * MIB)))]
+        );
+    }
 }

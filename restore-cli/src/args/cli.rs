@@ -12,6 +12,7 @@ use super::info::InfoArgs;
 use super::mark::MarkArgs;
 use super::markers::MarkersArgs;
 use super::pin::{PinArgs, UnpinArgs};
+use super::report::ReportArgs;
 use super::restore::RestoreArgs;
 use super::status::StatusArgs;
 use super::verify::VerifyArgs;
@@ -64,6 +65,7 @@ pub enum Command {
     Pin(PinArgs),
     Unpin(UnpinArgs),
     Verify(VerifyArgs),
+    Report(ReportArgs),
     WalFetch(WalFetchArgs),
     #[command(name = FEEDER_COMMAND, hide = true)]
     WalFeeder(WalFeederArgs),

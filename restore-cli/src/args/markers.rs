@@ -50,7 +50,7 @@ impl MarkersArgs {
 }
 
 /// "1 day" means the same as "1 day ago".
-fn since(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, UsageError> {
+pub(super) fn since(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, UsageError> {
     parse_time(&format!("{text} ago"), now)
         .or_else(|_| parse_time(text, now))
         .map_err(|error| UsageError { message: error.to_string(), hint: Some(error.hint()) })

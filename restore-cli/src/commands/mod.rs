@@ -11,6 +11,7 @@ pub mod mark;
 pub mod markers;
 pub mod pin;
 mod range;
+pub mod report;
 pub mod restore;
 mod sealing;
 pub mod status;

@@ -3,6 +3,8 @@
 //! Every answer is a document: a plain struct that serialises to the documented JSON and knows how to be set as text.
 //! Making either is pure; only [`stdout`] writes. Stdout is data, stderr is talk.
 
+pub mod deployments;
+pub mod deployments_page;
 pub mod expire;
 pub mod find;
 pub mod human;

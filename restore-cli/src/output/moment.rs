@@ -1,6 +1,6 @@
 //! Times as people read them: local first, UTC beside it.
 
-use chrono::{DateTime, FixedOffset, Local, Offset, Utc};
+use chrono::{DateTime, FixedOffset, Local, NaiveDate, Offset, Utc};
 
 /// The zone that counts as local.
 #[derive(Debug, Clone, Copy)]
@@ -12,6 +12,11 @@ pub enum Zone {
 }
 
 impl Zone {
+    /// The day on which a moment falls.
+    pub fn day(self, time: DateTime<Utc>) -> NaiveDate {
+        self.at(time).date_naive()
+    }
+
     fn at(self, time: DateTime<Utc>) -> DateTime<FixedOffset> {
         match self {
             Self::Local => time.with_timezone(&Local).fixed_offset(),

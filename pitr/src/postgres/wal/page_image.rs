@@ -56,10 +56,9 @@ fn pglz(bytes: &[u8], length: usize) -> Option<Vec<u8>> {
             if count == LONG {
                 count += input.next()?;
             }
-            let mut at = output.len().checked_sub(distance).filter(|_| distance > 0)?;
-            for _ in 0..count.min(length - output.len()) {
+            let from = output.len().checked_sub(distance).filter(|_| distance > 0)?;
+            for at in from..from + count.min(length - output.len()) {
                 output.push(*output.get(at)?);
-                at += 1;
             }
         }
     }
