@@ -93,7 +93,7 @@ impl FoundDocument {
         Self {
             kind,
             time: found.time.map(Time),
-            xid: found.xid.map(|xid| xid.as_u32()),
+            xid: found.xid.map(pitr::postgres::TransactionId::as_u32),
             lsn: found.lsn,
             end_lsn: found.end_lsn,
             timeline: timeline_of_end(path, found.end_lsn),

@@ -437,7 +437,7 @@ impl DdlDocument {
     pub fn new(commit: &DdlCommit) -> Self {
         Self {
             time: commit.time.map(Time),
-            xid: commit.xid.map(|xid| xid.as_u32()),
+            xid: commit.xid.map(pitr::postgres::TransactionId::as_u32),
             lsn: commit.lsn,
             end_lsn: commit.end_lsn,
             database: commit.database_name.clone(),
