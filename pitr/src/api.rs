@@ -121,6 +121,12 @@ pub struct BackupJob {
     pub bytes_total: u64,
     pub new_bytes: u64,
     pub corrupt_pages: u64,
+    /// The interrupted backup that is taken up.
+    #[serde(default)]
+    pub resumes: Option<BackupId>,
+    /// Bytes of packs that are taken over from it, once that is known.
+    #[serde(default)]
+    pub resumed_bytes: u64,
     /// Why it failed, and what is unharmed.
     pub error: Option<String>,
 }

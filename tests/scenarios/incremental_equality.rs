@@ -6,6 +6,7 @@
 
 mod broken;
 mod comparator;
+mod interrupted;
 mod proof;
 mod rounds;
 mod shapes;

@@ -42,6 +42,8 @@ impl JobReporter {
             bytes_total: 0,
             new_bytes: 0,
             corrupt_pages: 0,
+            resumes: None,
+            resumed_bytes: 0,
             error: None,
         };
         self.job.send_replace(Some(job.clone()));

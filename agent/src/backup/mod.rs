@@ -2,6 +2,7 @@
 //!
 //! [`run_backup`] takes one; [`BackupService`] takes them when they are due or asked for.
 
+mod claim;
 mod config_files;
 mod contents;
 mod control;
@@ -12,15 +13,18 @@ mod job;
 pub mod listing;
 mod options;
 mod publish;
+mod recorder;
 mod run;
 mod service;
 pub mod session;
+mod shared;
 #[cfg(test)]
 mod testing;
 mod wal_proof;
 
+pub use claim::{ClaimedBackup, claim};
 pub use error::BackupError;
 pub use job::JobReporter;
 pub use options::BackupOptions;
-pub use run::{BackupContext, ClaimedBackup, claim, run_backup};
+pub use run::{BackupContext, run_backup};
 pub use service::{BackupDesk, BackupService};

@@ -4,7 +4,8 @@
 //! intent ─ preflight ─ start ─ list ─ copy … pg_control ─ stop ─ labels ─ WAL sealed, packs there ─ contents ─ manifest
 //!                      └──── the session is watched all the time ────┘
 //! ```
-//! What has not changed since the parent, an earlier backup that the intent names, is taken over from there.
+//! What has not changed since the parent, an earlier backup that the intent names, is taken over from there, and so is what an
+//! interrupted backup had stored. What is stored is recorded, for the case that this one is interrupted.
 //!
 //! Nothing exists as a backup before the manifest does. Whatever ends a backup earlier leaves objects that no manifest
 //! names, and a server that forgets the backup because its session is gone.
@@ -16,41 +17,37 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use pitr::api::BackupPhase;
 use pitr::clock::Clock;
-use pitr::lookup::BackupFiles;
 use pitr::postgres::{ControlFile, Lsn};
 use pitr::repository::LineageStore;
-use pitr::repository::backup::{BackupId, BackupManifest, CopyMethod, CorruptPage, Intent, Sharing};
-use pitr::repository::catalog::Catalog;
-use pitr::repository::catalog_load::{MarkerScope, load_without_wal};
+use pitr::repository::backup::{BackupId, BackupManifest, ProgressHeader};
+use pitr::repository::hash::ContentHash;
 use pitr::repository::wal_store::WalStore;
-use pitr::restore;
-use pitr::storage::ErrorKind;
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use super::claim::ClaimedBackup;
 use super::config_files::external_files;
 use super::control::read_control_file;
 use super::copy::{
-    CopiedFiles, Copier, CopyError, CopyProgress, CopySettings, GivenFile, InsertLsn, PageCheck, Stored, TablespaceCopy,
+    CopiedFiles, Copier, CopyProgress, CopySettings, GivenFile, InsertLsn, PageCheck, Stored, TablespaceCopy,
 };
 use super::error::{BackupError, Result};
-use super::incremental::cursor::Parent;
 use super::incremental::method::Since;
-use super::incremental::parent::{self, ParentChoice};
+use super::incremental::parent::ParentChoice;
 use super::incremental::sample::Sample;
 use super::job::JobReporter;
 use super::listing::{self, Listing, ListingRequest};
 use super::options::BackupOptions;
 use super::publish::{Published, publish};
+use super::recorder::{self, Recorder};
 use super::session::{BackupServers, ControlSession, ServerFacts, StartedBackup, StoppedBackup};
+use super::shared::{EarlierFiles, Shared};
 use super::wal_proof;
 use crate::archiver::{ArchiveProgress, GapBook, LandmarkKind, WaitError};
+use crate::error_text::in_full;
 use crate::postgres::ConnInfo;
-
-/// Backups that start within the same second, at most.
-const MAX_ORDINAL: u32 = 100;
 
 /// How long WAL may take to reach the repository before anything is copied.
 const ARCHIVING_TIMEOUT: Duration = Duration::from_secs(300);
@@ -67,60 +64,6 @@ pub struct BackupContext {
     pub clock: Arc<dyn Clock>,
     pub host: String,
     pub agent_version: String,
-}
-
-/// A backup that has a name, and what it may share.
-#[derive(Debug)]
-pub struct ClaimedBackup {
-    pub id: BackupId,
-    parent: ParentChoice,
-    catalog: Catalog,
-}
-
-/// Takes the name of a backup that starts now, by writing its intent, which also names its parent. A `fresh` one has none.
-///
-/// # Errors
-/// The repository fails.
-pub async fn claim(context: &BackupContext, options: &BackupOptions, fresh: bool) -> Result<ClaimedBackup> {
-    let start_time = context.clock.now();
-    let catalog = load_without_wal(&context.lineage, &MarkerScope::None).await?;
-    let sealed = context.archive.now().sealed.map(|sealed| sealed.timeline);
-    let mut parent = if fresh {
-        ParentChoice::none("it was to share nothing")
-    } else {
-        parent::choose(&catalog, sealed.or_else(|| catalog.default_timeline()), options.fresh_every, start_time)
-    };
-    let id = write_intent(context, start_time, parent.id()).await?;
-    if let Some(named) = parent.id().cloned()
-        && !parent::still_there(&context.lineage, &named).await?
-    {
-        parent = ParentChoice::none(format!("backup {named} was deleted just now"));
-    }
-    Ok(ClaimedBackup { id, parent, catalog })
-}
-
-async fn write_intent(
-    context: &BackupContext,
-    start_time: DateTime<Utc>,
-    parent: Option<&BackupId>,
-) -> Result<BackupId> {
-    let mut ordinal = 1;
-    loop {
-        let id = BackupId::new(start_time, ordinal);
-        let intent = Intent { id: id.clone(), parent: parent.cloned(), start_time, host: context.host.clone() };
-        match context.lineage.create(&context.lineage.layout().intent(&id), &intent).await {
-            Ok(_) => return Ok(id),
-            Err(pitr::repository::Error::Storage(error))
-                if error.kind() == ErrorKind::AlreadyExists && ordinal < MAX_ORDINAL =>
-            {
-                ordinal += 1;
-            }
-            Err(pitr::repository::Error::Storage(error)) if error.kind() == ErrorKind::AlreadyExists => {
-                return Err(BackupError::NoName { last: id });
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Takes the backup whose name was claimed.
@@ -165,12 +108,18 @@ struct Copied {
     stored: Stored,
     shared: Shared,
     progress: Arc<CopyProgress>,
+    /// How many records were put of what is stored.
+    records: u32,
 }
 
-/// What a backup takes over, and how it found out.
-struct Shared {
-    parents: Vec<Parent>,
-    sharing: Sharing,
+/// What came of the files.
+struct CopiedDirectory {
+    listing: Listing,
+    files: CopiedFiles,
+    control_bytes: Vec<u8>,
+    control: ControlFile,
+    shared: Shared,
+    records: u32,
 }
 
 impl Run<'_> {
@@ -204,7 +153,17 @@ impl Run<'_> {
     async fn conclude(&self, copied: Copied) -> Result<BackupManifest> {
         let end_record_lsn = self.wait_for_wal(&copied).await?;
         self.reporter.phase(BackupPhase::Finishing);
-        publish(&self.context.lineage, self.published(copied, end_record_lsn)).await
+        let records = copied.records;
+        let published = self.published(copied, end_record_lsn);
+        if let Some(resumed) = &published.sharing.resumed {
+            self.reporter.update(|job| job.resumed_bytes = resumed.bytes);
+        }
+        let manifest = publish(&self.context.lineage, published).await?;
+        // Of no use any more; what is left behind goes with retention.
+        if let Err(error) = recorder::delete(&self.context.lineage, self.id, records).await {
+            warn!(error = in_full(&error), "the records of what was stored meanwhile could not be deleted");
+        }
+        Ok(manifest)
     }
 
     /// Hours of copying are in vain where WAL does not get to the repository: what the server has now must get there first.
@@ -226,7 +185,8 @@ impl Run<'_> {
         self.prove_archiving(session).await?;
         let label = format!("pitr {}", self.id);
         let starting = async { Ok(servers.start(&label).await?) };
-        let (started, parent_files) = tokio::try_join!(starting, self.parent_files())?;
+        let earlier = EarlierFiles::load(&self.context.lineage, self.claimed);
+        let (started, files) = tokio::try_join!(starting, earlier)?;
         info!(backup_id = %self.id, start_lsn = %started.start_lsn, "backup started");
         let progress = Arc::new(CopyProgress::default());
         let settings = CopySettings {
@@ -238,8 +198,8 @@ impl Run<'_> {
         };
         let lineage = self.context.lineage.clone();
         let mut copier = Copier::start(lineage, self.id.clone(), settings, Arc::clone(&progress), self.cancel);
-        let copy = self.copy(session, &mut copier, &facts, &started, &progress, parent_files);
-        let (listing, files, control_bytes, control, shared) = tokio::select! {
+        let copy = self.copy(servers, &mut copier, &facts, &started, &progress, files);
+        let copied = tokio::select! {
             copied = copy => copied?,
             lost = servers.watch() => return Err(lost.into()),
             never = self.reporter.follow(Arc::clone(&progress)) => match never {},
@@ -248,61 +208,24 @@ impl Run<'_> {
         self.reporter.phase(BackupPhase::Stopping);
         let stopped = session.stop().await?;
         info!(backup_id = %self.id, stop_lsn = %stopped.stop_lsn, "backup stopped");
+        let CopiedDirectory { listing, files, control_bytes, control, shared, records } = copied;
         check_label(&stopped, &started, &control)?;
         let given = copier.copy_given(given_files(&stopped, control_bytes, &listing, self.context.clock.now())).await?;
         let stored = copier.finish().await?;
         self.reporter.show(&progress);
-        Ok(Copied { facts, started, stopped, control, listing, files, given, stored, shared, progress })
+        Ok(Copied { facts, started, stopped, control, listing, files, given, stored, shared, progress, records })
     }
 
-    /// What the parent has; as an error in words, why there is nothing to share. A parent that is damaged is none.
-    async fn parent_files(&self) -> Result<std::result::Result<Arc<BackupFiles>, String>> {
-        let manifest = match &self.claimed.parent {
-            ParentChoice::None { reason } => return Ok(Err(reason.clone())),
-            ParentChoice::Backup(manifest) => manifest,
-        };
-        match BackupFiles::load(&self.context.lineage, manifest).await {
-            Ok(files) => Ok(Ok(Arc::new(files))),
-            Err(restore::Error::Damaged { object, reason }) => {
-                error!(object, reason, "an earlier backup is damaged: nothing of it is shared");
-                Ok(Err(format!("backup {} is damaged: {object} {reason}", manifest.id)))
-            }
-            Err(error) => Err(CopyError::Parent(error).into()),
-        }
-    }
-
-    /// How the pages that changed since the parent are found.
-    async fn share(
-        &self,
-        files: std::result::Result<Arc<BackupFiles>, String>,
-        control: &ControlFile,
-        started: &StartedBackup,
-    ) -> Result<Shared> {
-        let whole = |reason: Option<String>| {
-            let sharing = Sharing { method: CopyMethod::Whole, reason, ..Sharing::default() };
-            Shared { parents: Vec::new(), sharing }
-        };
-        let (files, manifest) = match (files, &self.claimed.parent) {
-            (Ok(files), ParentChoice::Backup(manifest)) => (files, manifest),
-            (Err(reason), _) => return Ok(whole(Some(reason))),
-            (Ok(_), ParentChoice::None { reason }) => return Ok(whole(Some(reason.clone()))),
-        };
+    async fn share(&self, files: EarlierFiles, control: &ControlFile, started: &StartedBackup) -> Result<Shared> {
         let since = Since {
             lineage: &self.context.lineage,
             catalog: &self.claimed.catalog,
             archive: &self.context.archive,
-            parent: manifest,
             control,
             start_lsn: started.start_lsn,
             patience: self.options.archive_timeout.min(ARCHIVING_TIMEOUT),
         };
-        let (changes, method, reason) = match since.changes().await? {
-            Ok(changes) => (Some(Arc::new(changes)), CopyMethod::Summaries, None),
-            Err(reason) => (None, CopyMethod::Scan, Some(reason)),
-        };
-        let base = Some(parent::base(manifest).clone());
-        let sharing = Sharing { method, reason, base, ..Sharing::default() };
-        Ok(Shared { parents: vec![Parent { files, changes }], sharing })
+        Shared::find(files, &self.claimed.parent, started, control, since).await
     }
 
     fn sample_start(&self) -> u32 {
@@ -312,41 +235,16 @@ impl Run<'_> {
         }
     }
 
-    /// Begins anew, where it is the parent or what is known of it that was of no use.
-    fn fall_back(&self, shared: &mut Shared, failure: CopyError) -> Result<()> {
-        match failure {
-            CopyError::Unlike { path, block } => {
-                error!(
-                    backup_id = %self.id, %path, block,
-                    "a page has changed that the WAL summaries call unchanged: everything is compared now"
-                );
-                shared.parents.iter_mut().for_each(|parent| parent.changes = None);
-                shared.sharing.method = CopyMethod::Scan;
-                shared.sharing.reason = Some(format!("block {block} of {path} had changed without a word in the WAL"));
-                shared.sharing.unlike = Some(CorruptPage { path, block });
-            }
-            CopyError::Parent(restore::Error::Damaged { object, reason }) if !shared.parents.is_empty() => {
-                error!(backup_id = %self.id, object, reason, "an earlier backup is damaged: nothing of it is shared");
-                shared.parents.clear();
-                shared.sharing.method = CopyMethod::Whole;
-                shared.sharing.reason = Some(format!("the parent is damaged: {object} {reason}"));
-                shared.sharing.base = None;
-            }
-            failure => return Err(failure.into()),
-        }
-        Ok(())
-    }
-
     /// Lists and copies everything, `pg_control` last.
     async fn copy(
         &self,
-        session: &Arc<ControlSession>,
+        servers: &BackupServers,
         copier: &mut Copier,
         facts: &ServerFacts,
         started: &StartedBackup,
         progress: &Arc<CopyProgress>,
-        parent_files: std::result::Result<Arc<BackupFiles>, String>,
-    ) -> Result<(Listing, CopiedFiles, Vec<u8>, ControlFile, Shared)> {
+        files: EarlierFiles,
+    ) -> Result<CopiedDirectory> {
         let (_, control) = self.read_control(&facts.data_directory).await?;
         if control.redo_lsn < started.start_lsn {
             return Err(BackupError::NotTheServers(format!(
@@ -354,11 +252,11 @@ impl Run<'_> {
                 control.redo_lsn, started.start_lsn
             )));
         }
-        let (mut listing, mut shared) =
-            tokio::try_join!(self.list(facts), self.share(parent_files, &control, started))?;
+        let (mut listing, mut shared) = tokio::try_join!(self.list(facts), self.share(files, &control, started))?;
         info!(
             backup_id = %self.id,
             parent = self.claimed.parent.id().map(tracing::field::display),
+            resumes = shared.interrupted().map(|interrupted| tracing::field::display(&interrupted.header.id)),
             method = ?shared.sharing.method,
             reason = shared.sharing.reason,
             "what has changed is known"
@@ -371,28 +269,69 @@ impl Run<'_> {
             job.timeline = Some(control.tli);
             job.files_total = listing.files.len() as u64;
             job.bytes_total = listing.files.total_bytes();
+            job.resumes = shared.interrupted().map(|interrupted| interrupted.header.id.clone());
         });
         let check = PageCheck {
             enabled: facts.control.data_checksums,
             start_lsn: started.start_lsn,
-            insert_lsn: Arc::new(SessionInsertLsn { session: Arc::clone(session), handle: Handle::current() }),
+            insert_lsn: Arc::new(SessionInsertLsn { session: Arc::clone(&servers.primary), handle: Handle::current() }),
             corrupt: Arc::clone(&progress.corrupt_pages),
         };
         let files = Arc::new(std::mem::take(&mut listing.files));
         let mut sample = Sample::new(self.sample_start(), self.options.sample_bytes, files.total_bytes());
+        let mut recorder = self.recorder(servers, copier, &control, started);
         let copied = loop {
             let directory = facts.data_directory.clone();
-            match copier.copy_files(directory, Arc::clone(&files), check.clone(), &shared.parents, sample).await {
+            let copied = tokio::select! {
+                copied = copier.copy_files(directory, Arc::clone(&files), check.clone(), &shared.parents, sample) => copied,
+                never = recorder.run() => match never {},
+            };
+            match copied {
                 Ok(copied) => break copied,
-                Err(error) => self.fall_back(&mut shared, error)?,
+                Err(error) => shared.fall_back(self.id, error)?,
             }
+            recorder.withdraw().await?;
+            self.reporter
+                .update(|job| job.resumes = shared.interrupted().map(|interrupted| interrupted.header.id.clone()));
             progress.start_over();
             sample = None;
         };
+        let records = recorder.finish().await;
         shared.sharing.sampled_pages = progress.sampled_pages.load(Ordering::Relaxed);
         shared.sharing.sample_end = sample.map_or_else(|| self.sample_start(), Sample::end);
-        let (bytes, control) = self.read_control(&facts.data_directory).await?;
-        Ok((listing, copied, bytes, control, shared))
+        let (control_bytes, control) = self.read_control(&facts.data_directory).await?;
+        Ok(CopiedDirectory { listing, files: copied, control_bytes, control, shared, records })
+    }
+
+    fn recorder(
+        &self,
+        servers: &BackupServers,
+        copier: &Copier,
+        control: &ControlFile,
+        started: &StartedBackup,
+    ) -> Recorder {
+        let header = ProgressHeader {
+            id: self.id.clone(),
+            timeline: control.tli,
+            start_lsn: started.start_lsn,
+            catalog_version: control.catalog_version,
+            control_version: control.control_version,
+            data_checksums: control.data_checksums,
+            number: 0,
+            end_lsn: started.start_lsn,
+            file_bytes: 0,
+            bytes: 0,
+            blake3: ContentHash::of(&[]),
+        };
+        let (lineage, archive) = (self.context.lineage.clone(), self.context.archive.clone());
+        Recorder::new(
+            lineage,
+            Arc::clone(copier.ledger()),
+            servers.clone(),
+            archive,
+            self.options.compression_level,
+            header,
+        )
     }
 
     async fn list(&self, facts: &ServerFacts) -> Result<Listing> {
@@ -434,7 +373,10 @@ impl Run<'_> {
     }
 
     fn published(&self, copied: Copied, end_record_lsn: Lsn) -> Published {
-        let Copied { facts, started, stopped, control, listing, files, given, stored, shared, progress } = copied;
+        let Copied { facts, started, stopped, control, listing, files, given, stored, mut shared, progress, .. } =
+            copied;
+        let live = files.tablespaces.values().chain([&given]).flat_map(|copy| &copy.live_bytes);
+        shared.sharing.resumed = shared.resumed(self.id, live);
         let unnamed = progress.corrupt_pages.load(Ordering::Relaxed).saturating_sub(files.corrupt_pages.len() as u64);
         if unnamed > 0 {
             warn!(backup_id = %self.id, pages = unnamed, "more corrupt pages than the manifest names");
@@ -454,8 +396,8 @@ impl Run<'_> {
             files,
             given,
             stored,
-            parent: self.claimed.parent.id().filter(|_| !shared.parents.is_empty()).cloned(),
-            shared_packs: shared.parents.iter().flat_map(|parent| parent.files.packs.clone()).collect(),
+            parent: self.claimed.parent.id().filter(|_| shared.has_complete()).cloned(),
+            shared_packs: shared.packs(),
             sharing: shared.sharing,
         }
     }

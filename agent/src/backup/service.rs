@@ -22,10 +22,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
+use super::claim::claim;
 use super::error::{BackupError, Result};
 use super::job::JobReporter;
 use super::options::BackupOptions;
-use super::run::{BackupContext, claim, run_backup};
+use super::run::{BackupContext, run_backup};
 use crate::error_text::in_full;
 use crate::expire::SweepGate;
 use crate::http::BackupDoor;
@@ -102,6 +103,8 @@ fn failed_job(id: &BackupId, error: &BackupError, now: DateTime<Utc>) -> BackupJ
         bytes_total: 0,
         new_bytes: 0,
         corrupt_pages: 0,
+        resumes: None,
+        resumed_bytes: 0,
         error: Some(in_full(error)),
     }
 }
@@ -369,6 +372,8 @@ fn log_success(manifest: &BackupManifest) {
         bytes = manifest.size_bytes,
         new_bytes = manifest.new_bytes,
         pages_read = manifest.pages_read,
+        resumed = manifest.sharing.resumed.as_ref().map(|resumed| tracing::field::display(&resumed.id)),
+        resumed_bytes = manifest.sharing.resumed.as_ref().map(|resumed| resumed.bytes),
         start_lsn = %manifest.start_lsn,
         stop_lsn = %manifest.stop_lsn,
         "the backup is complete"

@@ -179,7 +179,8 @@ impl Expiry<'_> {
         let intents = |object: &LineageObject| matches!(object, LineageObject::Intent(_)) && named(object);
         let manifests = |object: &LineageObject| matches!(object, LineageObject::Manifest(_)) && named(object);
         let any = |_: &LineageObject| true;
-        let contents = |object: &LineageObject| matches!(object, LineageObject::Contents(_));
+        let contents =
+            |object: &LineageObject| matches!(object, LineageObject::Contents(_) | LineageObject::Progress { .. });
         let pins = |object: &LineageObject| matches!(object, LineageObject::Pin(_));
         self.delete(lineage, judge, &layout.backups(), &intents, &mut done).await?;
         self.delete(lineage, judge, &layout.backups(), &manifests, &mut done).await?;

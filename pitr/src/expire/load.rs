@@ -58,7 +58,7 @@ pub async fn load_holdings(lineage: &LineageStore) -> Result<Holdings> {
     let complete = |id: &BackupId| listed.manifests.contains(id) || catalog.backup(id).is_some();
     let mut open = Vec::new();
     for (id, since) in listed.intents.iter().filter(|(id, _)| !complete(id)) {
-        open.push(open_backup(lineage, id, *since, listed.contents.get(id).copied()).await?);
+        open.push(open_backup(lineage, id, listed.put_last(id, *since)).await?);
     }
     let wal_stored = wal_stored(lineage, catalog.timelines.keys().copied()).await?;
     Ok(Holdings { catalog, parts, unreadable, open, pins, condemned, wal_stored })
@@ -70,6 +70,8 @@ struct Listed {
     manifests: BTreeSet<BackupId>,
     intents: BTreeMap<BackupId, DateTime<Utc>>,
     contents: BTreeMap<BackupId, DateTime<Utc>>,
+    /// The newest record of each.
+    progress: BTreeMap<BackupId, DateTime<Utc>>,
 }
 
 impl Listed {
@@ -88,10 +90,21 @@ impl Listed {
                 Some(LineageObject::Contents(id)) => {
                     found.contents.insert(id, modified);
                 }
+                Some(LineageObject::Progress { backup, .. }) => {
+                    let newest = found.progress.entry(backup).or_insert(modified);
+                    *newest = modified.max(*newest);
+                }
                 _ => {}
             }
         }
         Ok(found)
+    }
+}
+
+impl Listed {
+    /// When a backup that has begun put the last object below `backups/`.
+    fn put_last(&self, id: &BackupId, begun: DateTime<Utc>) -> DateTime<Utc> {
+        [self.contents.get(id), self.progress.get(id)].into_iter().flatten().copied().fold(begun, DateTime::max)
     }
 }
 
@@ -137,26 +150,20 @@ async fn load_parts(
 }
 
 /// A backup is as active as what it put last.
-async fn open_backup(
-    lineage: &LineageStore,
-    id: &BackupId,
-    begun: DateTime<Utc>,
-    contents: Option<DateTime<Utc>>,
-) -> Result<OpenBackup> {
-    let parent = match lineage.get::<Intent>(&lineage.layout().intent(id)).await {
-        Ok(intent) => intent.parent,
-        Err(error) if error.is_not_found() => None,
+async fn open_backup(lineage: &LineageStore, id: &BackupId, mut active: DateTime<Utc>) -> Result<OpenBackup> {
+    let (parent, resumes) = match lineage.get::<Intent>(&lineage.layout().intent(id)).await {
+        Ok(intent) => (intent.parent, intent.resumes),
+        Err(error) if error.is_not_found() => (None, None),
         // What it shares from is not known: its age alone protects that.
-        Err(error) if damage(&error).is_some() => None,
+        Err(error) if damage(&error).is_some() => (None, None),
         Err(error) => return Err(error),
     };
-    let mut active = contents.map_or(begun, |contents| contents.max(begun));
     let prefix = lineage.layout().packs(id);
     let mut packs = lineage.store().list(&prefix);
     while let Some(pack) = packs.try_next().await? {
         active = active.max(pack.modified);
     }
-    Ok(OpenBackup { id: id.clone(), parent, active })
+    Ok(OpenBackup { id: id.clone(), parent, resumes, active })
 }
 
 /// When the newest WAL of each timeline was stored: what stands in its last log.

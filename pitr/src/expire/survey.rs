@@ -42,7 +42,7 @@ impl ObjectKind {
             Some(LineageObject::WalFile(_)) => Self::WalFile,
             Some(LineageObject::Summary(_)) => Self::WalSummary,
             Some(LineageObject::Intent(_) | LineageObject::Manifest(_)) => Self::BackupDescriptor,
-            Some(LineageObject::Contents(_)) => Self::BackupContents,
+            Some(LineageObject::Contents(_) | LineageObject::Progress { .. }) => Self::BackupContents,
             Some(LineageObject::Pack(_)) => Self::Pack,
             Some(LineageObject::Map(_)) => Self::Map,
             Some(LineageObject::Marker(_)) => Self::Marker,

@@ -130,7 +130,11 @@ async fn run(lineages: &[LineageStore], own: &LineageStore, order: &Order, clock
 
 impl Archive {
     async fn put_intent(&self, id: &BackupId, parent: Option<BackupId>) {
-        let intent = Intent { id: id.clone(), parent, start_time: id.time(), host: "db1".to_owned() };
+        self.put_intent_that(id, parent, None).await;
+    }
+
+    async fn put_intent_that(&self, id: &BackupId, parent: Option<BackupId>, resumes: Option<BackupId>) {
+        let intent = Intent { id: id.clone(), parent, resumes, start_time: id.time(), host: "db1".to_owned() };
         self.lineage.create(&self.lineage.layout().intent(id), &intent).await.unwrap();
     }
 
@@ -344,6 +348,57 @@ async fn an_interrupted_backup_goes_when_a_later_one_is_complete_and_it_is_silen
     assert!(cluster.has(&pack.to_string()).await, "it put something a moment ago");
     expire_twice(&cluster).await;
     assert!(!cluster.has(&format!("/{dead}/")).await);
+}
+
+#[tokio::test]
+async fn what_a_running_backup_takes_up_stays_with_all_that_it_took_up_itself() {
+    let cluster = Cluster::new(6).await;
+    let last = cluster.backups[5].clone();
+    let interrupted = [1, 2].map(|n| BackupId::new(at(5 * DAY + n * 3600), 1));
+    let (store, layout) = (cluster.lineage().store(), cluster.lineage().layout());
+    for (id, resumes) in interrupted.iter().zip([None, Some(interrupted[0].clone())]) {
+        cluster.archive.put_intent_that(id, Some(last.id.clone()), resumes).await;
+        let pack = layout.pack(&PackId { backup: id.clone(), number: 0 });
+        store.create_bytes(&pack, "pack").await.unwrap();
+        store.create_bytes(&layout.progress(id, 0), "record").await.unwrap();
+    }
+    // Nobody would take them up any more; but just now somebody does.
+    cluster.archive.clock.advance(TimeDelta::days(8));
+    let running = BackupId::new(cluster.archive.clock.now(), 1);
+    cluster.archive.put_intent_that(&running, None, Some(interrupted[1].clone())).await;
+    let order = Order::Policy(Policy { minimum: 0, ..policy_of(&Cluster::order()) });
+    for _ in 0..2 {
+        cluster.expire(&order).await.unwrap();
+        for id in &interrupted {
+            assert!(!is_condemned(cluster.lineage(), id).await.unwrap(), "{id}");
+            let kept = [format!("packs/{id}/"), format!("backups/{id}/intent"), format!("backups/{id}/progress")];
+            for object in kept {
+                assert!(cluster.has(&object).await, "{object}");
+            }
+        }
+        assert!(cluster.is_whole(&last).await, "it shares pages of this one");
+        cluster.archive.clock.advance(TimeDelta::minutes(50));
+        store.create_bytes(&layout.progress(&running, 0), "record").await.ok();
+    }
+    cluster.archive.clock.advance(TimeDelta::days(8));
+    for _ in 0..2 {
+        cluster.expire(&order).await.unwrap();
+        cluster.archive.clock.advance(TimeDelta::days(1));
+    }
+    for id in interrupted.iter().chain([&running]) {
+        assert!(!cluster.has(&format!("/{id}/")).await, "{id}: {:?}", cluster.keys().await);
+    }
+}
+
+#[tokio::test]
+async fn records_of_a_complete_backup_are_outdated() {
+    let cluster = Cluster::new(2).await;
+    let (store, layout) = (cluster.lineage().store(), cluster.lineage().layout());
+    let record = layout.progress(&cluster.backups[1].id, 3);
+    store.create_bytes(&record, "record").await.unwrap();
+    cluster.expire(&Cluster::order()).await.unwrap();
+    assert!(!cluster.has(record.as_str()).await);
+    assert!(cluster.is_whole(&cluster.backups[1]).await);
 }
 
 fn policy_of(order: &Order) -> Policy {

@@ -16,8 +16,6 @@ use crate::wal_summary::ChangedBlocks;
 const PARALLEL_READS: usize = 4;
 /// WAL without summaries is decoded up to this much; beyond it, reading the data is no slower.
 const MAX_DECODED_BYTES: u64 = 4 << 30;
-/// Runs of blocks in memory, of eight bytes each. Where there are more, neighbours are joined over what lies between.
-const MAX_RUNS: usize = 2 << 20;
 const MAX_GAP: u32 = 1 << 16;
 
 /// What WAL says of a range.
@@ -33,7 +31,8 @@ pub enum WalChanges {
     },
 }
 
-/// What all records change that start in `range` on `path`. Up to its end the WAL must be stored.
+/// What all records change that start in `range` on `path`. Up to its end the WAL must be stored. Where there are more than
+/// `max_runs` runs of blocks, neighbours are joined over what lies between.
 ///
 /// # Errors
 /// The store fails.
@@ -42,6 +41,7 @@ pub async fn changed_blocks(
     catalog: &Catalog,
     path: &TimelinePath,
     range: LsnRange,
+    max_runs: usize,
 ) -> Result<WalChanges> {
     let summaries = PathSummaries::list(lineage, catalog, path, range.from).await?;
     let legs = summaries.legs(range);
@@ -58,7 +58,7 @@ pub async fn changed_blocks(
             let reason = format!("the WAL from {} to {} has no summary, and cannot be decoded", leg.from, leg.to);
             return Ok(WalChanges::Unknown { reason });
         };
-        fold.append(&blocks);
+        fold.append(&blocks, max_runs);
     }
     Ok(WalChanges::Known { blocks: Box::new(fold.blocks), decoded_bytes })
 }
@@ -91,9 +91,9 @@ struct Fold {
 }
 
 impl Fold {
-    fn append(&mut self, later: &ChangedBlocks) {
+    fn append(&mut self, later: &ChangedBlocks, max_runs: usize) {
         self.blocks.append(later);
-        while self.blocks.runs() > MAX_RUNS && self.gap < MAX_GAP {
+        while self.blocks.runs() > max_runs && self.gap < MAX_GAP {
             self.gap = (self.gap * 2).max(1);
             self.blocks.coarsen(self.gap);
         }

@@ -312,6 +312,12 @@ impl LineageLayout {
         self.at(format_args!("backups/{id}/contents.zst"))
     }
 
+    /// `number` counts the objects of one backup.
+    #[must_use]
+    pub fn progress(&self, id: &BackupId, number: u32) -> ObjectKey {
+        self.at(format_args!("backups/{id}/progress-{number:08x}.zst"))
+    }
+
     #[must_use]
     pub fn manifest(&self, id: &BackupId) -> ObjectKey {
         self.at(format_args!("backups/{id}/manifest.json"))

@@ -24,6 +24,11 @@ pub enum LineageObject {
     Summary(SummaryKey),
     Intent(BackupId),
     Contents(BackupId),
+    /// What a backup that is being made has stored.
+    Progress {
+        backup: BackupId,
+        number: u32,
+    },
     Manifest(BackupId),
     Pack(PackId),
     Map(ContentHash),
@@ -54,6 +59,11 @@ impl LineageLayout {
             "backups" => {
                 let (id, file) = rest.split_once('/')?;
                 let id = id.parse().ok()?;
+                if let Some(number) = file.strip_prefix("progress-").and_then(|file| file.strip_suffix(".zst")) {
+                    let number = u32::from_str_radix(number, 16).ok()?;
+                    let known = self.progress(&id, number) == *object;
+                    return known.then_some(LineageObject::Progress { backup: id, number });
+                }
                 Some(match file {
                     "intent.json" => LineageObject::Intent(id),
                     "contents.zst" => LineageObject::Contents(id),
@@ -167,6 +177,7 @@ mod tests {
             (layout.intent(&id), LineageObject::Intent(id.clone())),
             (layout.contents(&id), LineageObject::Contents(id.clone())),
             (layout.manifest(&id), LineageObject::Manifest(id.clone())),
+            (layout.progress(&id, 0x1f), LineageObject::Progress { backup: id.clone(), number: 0x1f }),
             (layout.pack(&pack), LineageObject::Pack(pack)),
             (layout.map(&hash), LineageObject::Map(hash)),
             (layout.marker(&marker), LineageObject::Marker(marker)),
@@ -179,8 +190,14 @@ mod tests {
         for (key, object) in table {
             assert_eq!(layout.classify(&key), Some(object), "{key}");
         }
-        for text in ["main/7-1/later/x", "main/7-1/wal/x", "main/7-2/lease", "main/7-1/backups/20261122T063100Z/x.json"]
-        {
+        for text in [
+            "main/7-1/later/x",
+            "main/7-1/wal/x",
+            "main/7-2/lease",
+            "main/7-1/backups/20261122T063100Z/x.json",
+            "main/7-1/backups/20261122T063100Z/progress-1f.zst",
+            "main/7-1/backups/20261122T063100Z/progress-0000001F.zst",
+        ] {
             assert_eq!(layout.classify(&ObjectKey::new(text).unwrap()), None, "{text}");
         }
     }

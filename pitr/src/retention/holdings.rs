@@ -61,6 +61,8 @@ impl BackupParts {
 pub struct OpenBackup {
     pub id: BackupId,
     pub parent: Option<BackupId>,
+    /// The interrupted backup that it takes up.
+    pub resumes: Option<BackupId>,
     /// When it last put an object.
     pub active: DateTime<Utc>,
 }

@@ -174,6 +174,7 @@ impl Judge {
             LineageObject::Summary(key) => self.judge_summary(*key),
             LineageObject::Manifest(id) | LineageObject::Intent(id) => self.judge_descriptor(id),
             LineageObject::Contents(id) => self.judge_contents(id, modified),
+            LineageObject::Progress { backup, .. } => self.judge_progress(backup, modified),
             LineageObject::Pack(pack) => {
                 let open = self.backups.get(&pack.backup) == Some(&BackupState::Open);
                 if open && !self.needed.has_pack(pack) {
@@ -241,6 +242,20 @@ impl Judge {
             Some(BackupState::Leftover { over: true }) => (Fate::Delete, ObjectReason::NoKeptBackup),
             Some(BackupState::Abandoned) if modified > self.young => (Fate::Later, ObjectReason::Young),
             _ => self.judge_descriptor(id),
+        }
+    }
+
+    /// What a backup has stored is of use until it is complete, or given up.
+    fn judge_progress(&self, id: &BackupId, modified: DateTime<Utc>) -> (Fate, ObjectReason) {
+        match self.backups.get(id) {
+            Some(BackupState::Open) => (Fate::Keep, ObjectReason::OpenBackup),
+            Some(BackupState::Damaged) => (Fate::Keep, ObjectReason::MayBeNamed),
+            Some(BackupState::Abandoned) => (Fate::Delete, ObjectReason::Abandoned),
+            Some(BackupState::Stays | BackupState::Goes | BackupState::Leftover { .. }) => {
+                (Fate::Delete, ObjectReason::Outdated)
+            }
+            None if modified > self.young => (Fate::Later, ObjectReason::Young),
+            None => (Fate::Delete, ObjectReason::Abandoned),
         }
     }
 

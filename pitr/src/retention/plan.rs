@@ -311,13 +311,22 @@ fn held_up(held: &Holdings, named: &[BackupId]) -> Option<String> {
     Some(format!("\"{}\" cannot be read, and may say what is needed: {}", damaged.key, damaged.reason))
 }
 
-/// Backups that are being taken, or may be taken up again.
+/// Backups that are being taken, or may be taken up again; and those that one of them takes up.
 fn open_backups(held: &Holdings, now: DateTime<Utc>) -> impl Iterator<Item = &OpenBackup> {
-    held.open.iter().filter(move |open| {
-        let silent = now - open.active;
-        let superseded = held.catalog.backups.iter().any(|backup| backup.id > open.id);
-        silent < SILENCE || (!superseded && silent < RESUMABLE)
-    })
+    let mut open: BTreeSet<&BackupId> = BTreeSet::new();
+    let mut found: Vec<&OpenBackup> = held.open.iter().filter(|open| may_go_on(held, open, now)).collect();
+    while let Some(one) = found.pop() {
+        if open.insert(&one.id) {
+            found.extend(held.open.iter().filter(|other| one.resumes.as_ref() == Some(&other.id)));
+        }
+    }
+    held.open.iter().filter(move |one| open.contains(&one.id))
+}
+
+fn may_go_on(held: &Holdings, open: &OpenBackup, now: DateTime<Utc>) -> bool {
+    let silent = now - open.active;
+    let superseded = held.catalog.backups.iter().any(|backup| backup.id > open.id);
+    silent < SILENCE || (!superseded && silent < RESUMABLE)
 }
 
 /// The newest lineage, and the one whose agent was heard of last.

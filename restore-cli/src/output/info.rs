@@ -2,7 +2,7 @@
 
 use pitr::lookup::WindowEnd;
 use pitr::postgres::{Lsn, ServerVersion, SystemIdentifier, TimelineId};
-use pitr::repository::backup::{BackupId, BackupManifest, CopyMethod, CorruptPage};
+use pitr::repository::backup::{BackupId, BackupManifest, CopyMethod, CorruptPage, Resumed};
 use pitr::repository::catalog::{Catalog, DamagedObject, Gap, Window};
 use pitr::repository::layout::ClusterName;
 use pitr::repository::pin::{Pin, PinSubject};
@@ -60,6 +60,8 @@ pub struct BackupDocument {
     /// The backup that shared nothing, from which this one comes.
     pub base: Option<BackupId>,
     pub sampled_pages: u64,
+    /// What was taken over from an interrupted backup.
+    pub resumed: Option<Resumed>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -198,6 +200,7 @@ impl BackupDocument {
             reason: manifest.sharing.reason.clone(),
             base: manifest.sharing.base.clone(),
             sampled_pages: manifest.sharing.sampled_pages,
+            resumed: manifest.sharing.resumed.clone(),
         }
     }
 }

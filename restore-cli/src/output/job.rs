@@ -24,6 +24,8 @@ pub struct JobDocument {
     pub bytes_total: u64,
     pub new_bytes: u64,
     pub corrupt_pages: u64,
+    pub resumes: Option<BackupId>,
+    pub resumed_bytes: u64,
     pub error: Option<String>,
 }
 
@@ -43,6 +45,8 @@ impl JobDocument {
             bytes_total: job.bytes_total,
             new_bytes: job.new_bytes,
             corrupt_pages: job.corrupt_pages,
+            resumes: job.resumes,
+            resumed_bytes: job.resumed_bytes,
             error: job.error,
         }
     }
@@ -52,7 +56,11 @@ impl JobDocument {
         let phase = phase(self.phase);
         if self.phase == BackupPhase::Copying && self.bytes_total > 0 {
             let percent = self.bytes_done.saturating_mul(100) / self.bytes_total;
-            return format!("{} runs: {phase}, {percent}% of {}", self.id, human::bytes(self.bytes_total));
+            let mut line = format!("{} runs: {phase}, {percent}% of {}", self.id, human::bytes(self.bytes_total));
+            if let Some(interrupted) = &self.resumes {
+                line += &format!(", taking up {interrupted}");
+            }
+            return line;
         }
         format!("{} runs: {phase}", self.id)
     }
@@ -76,6 +84,10 @@ impl JobDocument {
                     human::bytes(self.bytes_done),
                     human::bytes(self.new_bytes)
                 );
+                if let Some(interrupted) = &self.resumes {
+                    let bytes = human::bytes(self.resumed_bytes);
+                    text += &format!("{bytes} were taken over from {interrupted}, which was interrupted\n");
+                }
                 if self.corrupt_pages > 0 {
                     let pages = human::count(self.corrupt_pages, "page");
                     text += &view.paint.red(&format!("{pages} of the server did not match their checksum\n"));
@@ -115,6 +127,8 @@ pub mod tests {
             bytes_total: 3 << 30,
             new_bytes: 300 << 20,
             corrupt_pages: 0,
+            resumes: None,
+            resumed_bytes: 0,
             error: None,
         }
     }
@@ -127,7 +141,12 @@ pub mod tests {
             JobDocument::new(BackupJob { corrupt_pages: 2, ..job(BackupState::Complete, BackupPhase::Finishing) });
         let error = Some("the server closed the connection".to_owned());
         let failed = JobDocument::new(BackupJob { error, ..job(BackupState::Failed, BackupPhase::Copying) });
+        let resumes = Some(BackupId::new("2026-11-22T11:40:00Z".parse().unwrap(), 1));
+        let resumed = |job| JobDocument::new(BackupJob { resumes: resumes.clone(), resumed_bytes: 200 << 20, ..job });
+        let again = resumed(job(BackupState::Running, BackupPhase::Copying));
+        let done = resumed(job(BackupState::Complete, BackupPhase::Finishing));
         let text = [format!("{}\n", running.line()), running.text(&view), complete.text(&view), failed.text(&view)];
+        let text = [text.concat(), format!("{}\n", again.line()), done.text(&view)];
         insta::assert_snapshot!("backup_text", text.concat());
         insta::assert_snapshot!("backup_json", super::super::json::document(&complete));
     }

@@ -112,6 +112,11 @@ impl Proof {
     /// From here on nobody changes a page: what readers of the catalogs (the agent is one) may still hint at is hinted.
     pub async fn quiet(&mut self) -> Result<()> {
         self.ready().await?;
+        self.hint().await
+    }
+
+    /// As above, without an agent.
+    pub async fn hint(&mut self) -> Result<()> {
         self.load.note("quiet");
         let catalogs = "SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                         WHERE n.nspname = 'pg_catalog' AND c.relkind = 'r'";

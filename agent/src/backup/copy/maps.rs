@@ -68,6 +68,9 @@ impl OpenMap {
         let mut writer = MapWriter::new(self.tablespace);
         for parts in self.parts.chunk_by(|a, b| a.part.file == b.part.file) {
             if let Some(entry) = entry(files, parts) {
+                if entry.extents.iter().map(Extent::bytes).sum::<u64>() != entry.size {
+                    return Err(CopyError::Broken(format!("the extents of \"{}\" are not its size", entry.path)));
+                }
                 writer.add(entry);
             }
         }

@@ -8,11 +8,12 @@
 //! thread, the packs on their way, the maps that have pieces at work, and the listing.
 //!
 //! Failure model: the first failure of a thread or of the store ends the whole copy. What has been stored by then is garbage
-//! that no manifest names.
+//! that no manifest names; the [`Ledger`] tells what of it another backup could use.
 
 mod error;
 mod filenode_map;
 pub(super) mod frame;
+mod ledger;
 mod live_frames;
 mod maps;
 mod pace;
@@ -29,6 +30,7 @@ mod upload;
 mod worker;
 
 pub use error::CopyError;
+pub use ledger::{Batch, Ledger};
 pub use page_check::{InsertLsn, PageCheck};
 pub use shared::{CopiedFiles, CopyProgress, MapSummary, TablespaceCopy};
 pub use upload::Stored;
@@ -93,6 +95,7 @@ pub struct Copier {
     settings: CopySettings,
     next_pack: Arc<AtomicU32>,
     progress: Arc<CopyProgress>,
+    ledger: Arc<Ledger>,
     queue: UploadQueue,
     uploader: AbortOnDropHandle<Result<Stored, CopyError>>,
     cancel: CancellationToken,
@@ -111,14 +114,22 @@ impl Copier {
         let cancel = cancel.child_token();
         let buffers = settings.pack_buffers.max(settings.threads + 1);
         let stored_bytes = Arc::clone(&progress.stored_bytes);
-        let (queue, uploader) = upload::queue(lineage.clone(), buffers, stored_bytes, cancel.clone());
-        let uploader = AbortOnDropHandle::new(tokio::spawn(run_uploader(uploader, cancel.clone())));
         let packs = Arc::new(Packs::new(backup));
-        Self { lineage, packs, settings, next_pack: Arc::default(), progress, queue, uploader, cancel }
+        let ledger = Arc::new(Ledger::new(Arc::clone(&packs)));
+        let (queue, uploader) =
+            upload::queue(lineage.clone(), buffers, stored_bytes, Arc::clone(&ledger), cancel.clone());
+        let uploader = AbortOnDropHandle::new(tokio::spawn(run_uploader(uploader, cancel.clone())));
+        Self { lineage, packs, settings, next_pack: Arc::default(), progress, ledger, queue, uploader, cancel }
     }
 
-    /// Copies all files of the list from below `data_directory`, but for what `parents` have: of a file that several of them
-    /// have, that of the first counts. It can be done again where a parent turned out to be of no use.
+    /// What is stored so far.
+    #[must_use]
+    pub const fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Copies all files of the list from below `data_directory`, but for what `parents` have: what several of them have is taken
+    /// from the first. It can be done again where a parent turned out to be of no use.
     ///
     /// # Errors
     /// The first failure of a thread or of the store.
@@ -131,6 +142,7 @@ impl Copier {
         sample: Option<Sample>,
     ) -> Result<CopiedFiles, CopyError> {
         let cursor = |parent| ParentCursor::start(self.lineage.clone(), parent, Arc::clone(&self.packs));
+        self.ledger.begin(parents);
         let cancel = self.cancel.child_token();
         let feed = Feed { cursors: parents.iter().map(cursor).collect(), ..Feed::default() };
         let shared = Arc::new(Shared {
@@ -143,6 +155,7 @@ impl Copier {
             pace: self.settings.bandwidth_limit.map(Pace::new),
             uploads: self.queue.clone(),
             next_pack: Arc::clone(&self.next_pack),
+            ledger: Arc::clone(&self.ledger),
             progress: Arc::clone(&self.progress),
             cancel: cancel.clone(),
             drop_pause: self.settings.drop_pause,
@@ -171,8 +184,8 @@ impl Copier {
     }
 
     fn sharing(&self, parents: &[Parent]) -> Sharing {
-        let maps = || parents.iter().flat_map(|parent| &parent.files.maps);
-        let packs = parents.iter().flat_map(|parent| &parent.files.packs);
+        let maps = || parents.iter().flat_map(Parent::maps);
+        let packs = parents.iter().flat_map(Parent::packs);
         let sizes = packs.map(|(id, bytes)| (id.clone(), *bytes)).collect();
         let hashes = ParentHashes::new(self.lineage.clone(), Arc::clone(&self.packs), sizes);
         Sharing {

@@ -219,13 +219,7 @@ mod tests {
 
     #[test]
     fn changed_pages_of_many_files_are_one_piece_of_work_and_those_of_a_large_file_many() {
-        let parent = Arc::new(ParentFile::new(pitr::repository::backup::FileEntry {
-            path: "base/5/1".to_owned().try_into().unwrap(),
-            size: 0,
-            mode: 0,
-            mtime: 0,
-            extents: Vec::new(),
-        }));
+        let parent = Arc::new(ParentFile::default());
         let changed = |runs: &[(u32, u32)]| {
             let read = runs.iter().map(|(first, last)| Run { first: *first, last: *last }).collect();
             Source::Pages(Arc::new(ChangedFile { parent: Arc::clone(&parent), read, sample: Vec::new() }))

@@ -12,6 +12,7 @@ use pitr::repository::hash::ContentHash;
 use tokio_util::sync::CancellationToken;
 
 use super::error::CopyError;
+use super::ledger::Ledger;
 use super::live_frames::LiveBytes;
 use super::maps::{CopiedPart, FinishedMap, OpenMap};
 use super::pace::Pace;
@@ -77,6 +78,7 @@ pub struct Shared {
     pub pace: Option<Pace>,
     pub uploads: UploadQueue,
     pub next_pack: Arc<AtomicU32>,
+    pub ledger: Arc<Ledger>,
     pub progress: Arc<CopyProgress>,
     pub cancel: CancellationToken,
     /// Between two looks whether a directory goes.
@@ -201,6 +203,8 @@ impl Shared {
             (plan, parents)
         };
         let (units, finished) = self.sharing.cut(&plan, &self.files, parents);
+        self.ledger.await_room(|| self.cancel.is_cancelled());
+        self.ledger.enter(&self.files, &finished);
         for part in &finished {
             self.progress.bytes.fetch_add(part.part.bytes, Ordering::Relaxed);
             self.progress.files.fetch_add(1, Ordering::Relaxed);
@@ -215,6 +219,7 @@ impl Shared {
     }
 
     pub fn note_corrupt(&self, page: CorruptPage) {
+        self.ledger.note_corrupt(page.clone());
         let mut done = lock(&self.state.done);
         if done.corrupt_pages.len() < MAX_CORRUPT_PAGES {
             done.corrupt_pages.push(page);
@@ -226,6 +231,7 @@ impl Shared {
     /// # Errors
     /// zstd fails, or the copy is to stop.
     pub fn finish_unit(&self, map: u32, parts: Vec<CopiedPart>, compressor: &mut Compressor) -> Result<(), CopyError> {
+        self.ledger.enter(&self.files, &parts);
         let finished = {
             let mut pending = lock(&self.state.pending);
             let complete = pending.open.get_mut(&map).is_some_and(|open| open.add(parts));

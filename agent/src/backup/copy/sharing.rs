@@ -1,10 +1,10 @@
 //! What a copy takes over from parents: for each map, which of its files are read, which compared, and which not touched.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use pitr::postgres::PAGE_SIZE;
-use pitr::repository::backup::{FileEntry, StoredPath};
+use pitr::repository::backup::StoredPath;
 use pitr::repository::hash::ContentHash;
 use pitr::wal_summary::{ChangedBlocks, Run};
 
@@ -15,7 +15,7 @@ use super::plan::{ChangedFile, MapPlan, MapPlanner, Part, Source, Unit, UnitCutt
 use crate::backup::incremental::cursor::ParentCursor;
 use crate::backup::incremental::hashes::ParentHashes;
 use crate::backup::incremental::parent_file::ParentFile;
-use crate::backup::incremental::reading::{Reading, decide};
+use crate::backup::incremental::reading::{Layer, Reading, decide};
 use crate::backup::incremental::sample::Sample;
 use crate::backup::listing::{FileList, ListedFile};
 
@@ -30,7 +30,7 @@ pub struct Feed {
 /// The files of one parent that may be those of a map.
 #[derive(Debug)]
 pub struct ParentFiles {
-    files: VecDeque<FileEntry>,
+    files: BTreeMap<StoredPath, ParentFile>,
     changes: Option<Arc<ChangedBlocks>>,
 }
 
@@ -49,16 +49,6 @@ impl Feed {
             Ok(ParentFiles { files, changes: cursor.changes.clone() })
         };
         self.cursors.iter_mut().map(of).collect()
-    }
-}
-
-impl ParentFiles {
-    /// The file at `path`; paths come in order.
-    fn take(&mut self, path: &StoredPath) -> Option<FileEntry> {
-        while self.files.front().is_some_and(|file| file.path < *path) {
-            self.files.pop_front();
-        }
-        if self.files.front().is_some_and(|file| file.path == *path) { self.files.pop_front() } else { None }
     }
 }
 
@@ -113,14 +103,19 @@ impl Sharing {
 }
 
 fn source(file: &ListedFile, parents: &mut [ParentFiles], draw: impl FnOnce(u32, &[Run]) -> Vec<Run>) -> Source {
-    // Each is asked, so that all keep in step.
-    let entries = parents.iter_mut().map(|parent| (parent.take(&file.path), parent.changes.clone()));
-    let entries: Vec<_> = entries.collect();
-    let Some((entry, changes)) = entries.into_iter().find_map(|(entry, changes)| Some((entry?, changes))) else {
-        return Source::Disk;
-    };
-    let parent = Arc::new(ParentFile::new(entry));
-    match changes.map(|changes| decide(&file.path, file.size, &parent, &changes)) {
+    let found = |parent: &mut ParentFiles| Some((parent.files.remove(&file.path)?, parent.changes.clone()));
+    let mut known: Vec<_> = parents.iter_mut().filter_map(found).collect();
+    // What stands behind one that has everything is not asked.
+    let needed = known.iter().take_while(|(parent, _)| !parent.is_whole(file.size)).count() + 1;
+    known.truncate(needed);
+    let layers: Option<Vec<Layer<'_>>> =
+        known.iter().map(|(file, changes)| Some(Layer { file, changes: changes.as_deref()? })).collect();
+    let Some((first, rest)) = known.split_first() else { return Source::Disk };
+    let all = (!rest.is_empty()).then(|| rest.iter().fold(first.0.clone(), |all, (file, _)| all.over(file)));
+    let reading = layers.map(|layers| decide(&file.path, file.size, &layers, all.as_ref().unwrap_or(&first.0)));
+    let Some(parent) = all.or_else(|| known.into_iter().next().map(|(file, _)| file)) else { return Source::Disk };
+    let parent = Arc::new(parent);
+    match reading {
         Some(Reading::Pages(read)) => {
             let pages = u32::try_from(file.size.min(parent.size()) / PAGE_SIZE as u64).unwrap_or(0);
             let sample = draw(pages, &read);

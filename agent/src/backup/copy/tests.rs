@@ -5,16 +5,22 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use pitr::lookup::{InterruptedFiles, interrupted_backups};
 use pitr::postgres::page::page_checksum;
-use pitr::postgres::{Lsn, PAGE_SIZE, SystemIdentifier};
-use pitr::repository::backup::{BackupId, CorruptPage, PackId};
-use pitr::storage::{KeyPrefix, MemoryStore};
+use pitr::postgres::relation::{Fork, RelationLocator};
+use pitr::postgres::{Lsn, PAGE_SIZE, SystemIdentifier, TimelineId};
+use pitr::repository::backup::{BackupId, CorruptPage, Intent, PackId, ProgressHeader, ProgressLine};
+use pitr::repository::hash::ContentHash;
+use pitr::storage::{KeyPrefix, MemoryStore, PutMode};
+use pitr::wal_summary::{ChangedBlocks, RelationChanges};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 
 use super::*;
+use crate::backup::incremental::cursor::ParentFiles;
 use crate::backup::listing::{self, Listing, ListingRequest};
+use crate::backup::recorder;
 use crate::backup::testing::{self, Reader};
 
 struct NobodyAnswers;
@@ -65,14 +71,7 @@ impl Bench {
     }
 
     fn copier(&self, progress: &Arc<CopyProgress>) -> Copier {
-        let settings = CopySettings {
-            threads: self.threads,
-            compression_level: 1,
-            pack_buffers: self.threads + 2,
-            bandwidth_limit: None,
-            drop_pause: Duration::from_millis(1),
-        };
-        Copier::start(self.lineage.clone(), Self::backup(), settings, Arc::clone(progress), &self.cancel)
+        Copier::start(self.lineage.clone(), Self::backup(), settings(self), Arc::clone(progress), &self.cancel)
     }
 
     async fn try_copy(&self, listing: Listing) -> Result<(CopiedFiles, Stored, Arc<CopyProgress>), CopyError> {
@@ -417,4 +416,106 @@ async fn given_files_are_files_like_any_other() {
     assert_eq!(files["backup_label"].content, label);
     assert_eq!(files["global/pg_control"].content, control);
     assert_eq!(files["backup_label"].mtime, 5);
+}
+
+impl Bench {
+    /// Leaves an interrupted backup in the repository, of what `ledger` gives out.
+    async fn interrupt(&self, ledger: &Ledger, keep: impl Fn(&ProgressLine) -> bool) -> Arc<InterruptedFiles> {
+        let id = Self::backup();
+        let intent =
+            Intent { id: id.clone(), parent: None, resumes: None, start_time: id.time(), host: "db1".to_owned() };
+        self.lineage.create(&self.lineage.layout().intent(&id), &intent).await.unwrap();
+        let mut batch = ledger.take().unwrap();
+        batch.lines.retain(keep);
+        let header = ProgressHeader {
+            id: id.clone(),
+            timeline: TimelineId::FIRST,
+            start_lsn: Lsn::new(1000),
+            catalog_version: 1,
+            control_version: 1,
+            data_checksums: false,
+            number: 0,
+            end_lsn: Lsn::new(2000),
+            file_bytes: batch.file_bytes,
+            bytes: 0,
+            blake3: ContentHash::of(&[]),
+        };
+        let object = recorder::object(&batch, header, 1).unwrap();
+        self.lineage.store().put(&self.lineage.layout().progress(&id, 0), object, PutMode::CreateNew).await.unwrap();
+        let found = interrupted_backups(&self.lineage, None).await.unwrap();
+        Arc::new(InterruptedFiles::load(&self.lineage, &found[0]).await.unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_interrupted_copy_has_recorded_is_not_read_again() {
+    let bench = Bench::new().await;
+    let mut rng = StdRng::seed_from_u64(7);
+    let pages = usize::try_from(2 * plan::UNIT_BYTES).unwrap() / PAGE_SIZE + 100;
+    bench.write("base/5/16384", &noise(&mut rng, pages * PAGE_SIZE));
+    bench.write("base/5/16385", &noise(&mut rng, 70 * PAGE_SIZE));
+    bench.write("base/5/16384_vm", &noise(&mut rng, 3 * PAGE_SIZE));
+    bench.write("PG_VERSION", b"15\n");
+    let (listing, progress) = (bench.list(), Arc::new(CopyProgress::default()));
+    let check = PageCheck {
+        enabled: false,
+        start_lsn: Lsn::new(1000),
+        insert_lsn: Arc::new(NobodyAnswers),
+        corrupt: Arc::clone(&progress.corrupt_pages),
+    };
+    let mut first = bench.copier(&progress);
+    let ledger = Arc::clone(first.ledger());
+    let files = Arc::new(listing.files);
+    let directory = || bench.directory.path().to_owned();
+    first.copy_files(directory(), Arc::clone(&files), check.clone(), &[], None).await.unwrap();
+    first.finish().await.unwrap();
+    // The second unit of the large file was not stored in time.
+    let lost = |line: &ProgressLine| matches!(line, ProgressLine::Piece { from, .. } if *from == plan::UNIT_BYTES);
+    let interrupted = bench.interrupt(&ledger, |line| !lost(line)).await;
+
+    let large = fs::OpenOptions::new().write(true).open(bench.path("base/5/16384")).unwrap();
+    for page in [3, 700, 4095, 4096] {
+        large.write_all_at(&noise(&mut rng, PAGE_SIZE), page * PAGE_SIZE as u64).unwrap();
+    }
+    let mut changes = ChangedBlocks::default();
+    let relation = RelationLocator { tablespace: 1663, database: 5, relfilenode: 16384 };
+    let blocks = [3, 700, 4095, 4096].into_iter().collect();
+    changes.relations.insert((relation, Fork::Main), RelationChanges { limit: None, blocks });
+    let progress = Arc::new(CopyProgress::default());
+    let parent = Parent { files: ParentFiles::Interrupted(Arc::clone(&interrupted)), changes: Some(Arc::new(changes)) };
+    let id: BackupId = "20261122T070000Z".parse().unwrap();
+    let mut second =
+        Copier::start(bench.lineage.clone(), id.clone(), settings(&bench), Arc::clone(&progress), &bench.cancel);
+    let ledger = Arc::clone(second.ledger());
+    let copied = second.copy_files(directory(), files, check, &[parent], None).await.unwrap();
+    second.finish().await.unwrap();
+    let unit_pages = plan::UNIT_BYTES / PAGE_SIZE as u64;
+    // The unit that was lost has one of the pages that changed.
+    assert_eq!(progress.pages.load(Ordering::Relaxed), unit_pages + 3 + 3);
+    let mut reader = Reader::new(&bench.lineage);
+    for map in copied.tablespaces.values().flat_map(|tablespace| &tablespace.maps) {
+        for (path, file) in reader.map(&map.hash).await {
+            assert!(file.content == fs::read(bench.path(&path)).unwrap(), "{path}");
+        }
+    }
+    // What was taken over counts as stored, for the one that takes this up.
+    let batch = ledger.take().unwrap();
+    let packs: Vec<&PackId> = batch
+        .lines
+        .iter()
+        .filter_map(|line| if let ProgressLine::Pack { id, .. } = line { Some(id) } else { None })
+        .collect();
+    assert!(packs.iter().any(|pack| pack.backup == id) && packs.iter().any(|pack| pack.backup == Bench::backup()));
+    let all = interrupted.header.file_bytes;
+    assert_eq!(batch.file_bytes, all);
+}
+
+fn settings(bench: &Bench) -> CopySettings {
+    CopySettings {
+        threads: bench.threads,
+        compression_level: 1,
+        pack_buffers: bench.threads + 2,
+        bandwidth_limit: None,
+        drop_pause: Duration::from_millis(1),
+    }
 }

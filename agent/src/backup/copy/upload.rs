@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::error::CopyError;
+use super::ledger::Ledger;
 use super::maps::FinishedMap;
 use super::pack_writer::FinishedPack;
 
@@ -98,20 +99,23 @@ pub struct Uploader {
     receiver: mpsc::Receiver<Upload>,
     cancel: CancellationToken,
     stored_bytes: Arc<AtomicU64>,
+    ledger: Arc<Ledger>,
 }
 
-/// A queue of which at most `pack_buffers` packs are in memory, and its uploader, which counts in `stored_bytes`.
+/// A queue of which at most `pack_buffers` packs are in memory, and its uploader, which counts in `stored_bytes` and tells
+/// `ledger` of packs.
 #[must_use]
 pub fn queue(
     lineage: LineageStore,
     pack_buffers: usize,
     stored_bytes: Arc<AtomicU64>,
+    ledger: Arc<Ledger>,
     cancel: CancellationToken,
 ) -> (UploadQueue, Uploader) {
     let (sender, receiver) = mpsc::channel(1);
     let buffers = Arc::new(Semaphore::new(pack_buffers));
     let queue = UploadQueue { sender, buffers, handle: Handle::current(), cancel: cancel.clone() };
-    (queue, Uploader { lineage, receiver, cancel, stored_bytes })
+    (queue, Uploader { lineage, receiver, cancel, stored_bytes, ledger })
 }
 
 /// One object that was put.
@@ -153,6 +157,7 @@ impl Uploader {
         }
         if let Some(number) = put.pack {
             stored.pack_bytes.insert(number, put.bytes);
+            self.ledger.note_stored(number, put.bytes);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a backup takes over from an earlier one, its parent, instead of storing it again.
 //!
-//! - [`parent`] picks the parent and makes sure of it; [`method`] finds out what WAL says was changed since.
+//! - [`parent`] picks the parent and makes sure of it, [`interrupted`] one that was interrupted since; [`method`] finds out what WAL says was changed since.
 //! - [`reading`] decides which pages of a file must be read. Pure.
 //! - [`parent_file`] is a file as the parent has it, in pieces that can be taken over. Pure.
 //! - [`sample`] draws pages that are read though they should not have changed. Pure.
@@ -11,6 +11,7 @@
 
 pub mod cursor;
 pub mod hashes;
+pub mod interrupted;
 pub mod method;
 pub mod packs;
 pub mod parent;

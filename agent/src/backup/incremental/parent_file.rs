@@ -1,12 +1,22 @@
-//! A file as the parent has it. Pure.
+//! A file as parents have it: all of it, or some pieces. Pure.
 
+use std::ops::Range;
+
+use pitr::repository::backup::Extent;
 use pitr::repository::backup::file_map::FrameExtent;
-use pitr::repository::backup::{Extent, FileEntry};
 
 use crate::backup::copy::frame::{Extents, push_extent, push_zeros};
 
-/// Extents that can be found by position. Their packs have the numbers of the backup in the making.
+/// Extents from one position of a file on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PiecedExtents {
+    pub from: u64,
+    pub extents: Extents,
+}
+
+/// Extents that can be found by position; there may be holes between them. Their packs have the numbers of the backup in the
+/// making.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParentFile {
     size: u64,
     /// Where each extent begins.
@@ -15,15 +25,68 @@ pub struct ParentFile {
 }
 
 impl ParentFile {
+    /// Of pieces, however they come; of those that overlap the first counts.
     #[must_use]
-    pub fn new(entry: FileEntry) -> Self {
-        let mut position = 0;
-        let mut starts = Vec::with_capacity(entry.extents.len());
-        for extent in &entry.extents {
-            starts.push(position);
-            position += extent.bytes();
+    pub fn new(mut pieces: Vec<PiecedExtents>) -> Self {
+        pieces.sort_by_key(|piece| piece.from);
+        let mut file = Self::default();
+        for piece in pieces {
+            if piece.from >= file.size {
+                file.size = piece.from;
+                piece.extents.into_iter().for_each(|extent| file.push(extent));
+            }
         }
-        Self { size: entry.size, starts, extents: entry.extents }
+        file
+    }
+
+    fn push(&mut self, extent: Extent) {
+        self.starts.push(self.size);
+        self.size += extent.bytes();
+        self.extents.push(extent);
+    }
+
+    /// The same, with what `other` has where this has holes, and behind its end.
+    #[must_use]
+    pub fn over(&self, other: &Self) -> Self {
+        let mut both = Self::default();
+        let mut position = 0;
+        let end = self.size.max(other.size);
+        for span in self.spans().into_iter().chain([end..end]) {
+            both.add(other, position, span.start);
+            both.add(self, span.start, span.end);
+            position = span.end;
+        }
+        both
+    }
+
+    fn add(&mut self, from: &Self, begin: u64, end: u64) {
+        for span in from.spans() {
+            let (begin, end) = (begin.max(span.start), end.min(span.end));
+            if begin < end {
+                self.size = begin;
+                from.slice(begin, end).for_each(|extent| self.push(extent));
+            }
+        }
+    }
+
+    /// Where there is no hole, in order.
+    #[must_use]
+    pub fn spans(&self) -> Vec<Range<u64>> {
+        let mut spans: Vec<Range<u64>> = Vec::new();
+        for (start, extent) in self.starts.iter().zip(&self.extents) {
+            let end = start + extent.bytes();
+            match spans.last_mut() {
+                Some(span) if span.end == *start => span.end = end,
+                _ => spans.push(*start..end),
+            }
+        }
+        spans
+    }
+
+    /// Whether every byte from the first to `size` is there.
+    #[must_use]
+    pub fn is_whole(&self, size: u64) -> bool {
+        size == 0 || self.spans().first().is_some_and(|span| span.start == 0 && span.end >= size)
     }
 
     #[must_use]
@@ -99,9 +162,35 @@ pub(crate) mod tests {
     }
 
     pub fn file(extents: Vec<Extent>) -> ParentFile {
-        let size = extents.iter().map(Extent::bytes).sum();
-        let path = "base/5/16384".to_owned().try_into().unwrap();
-        ParentFile::new(FileEntry { path, size, mode: 0o600, mtime: 0, extents })
+        ParentFile::new(vec![PiecedExtents { from: 0, extents }])
+    }
+
+    #[test]
+    fn pieces_leave_holes_that_another_file_fills() {
+        let piece = |from, extents| PiecedExtents { from, extents };
+        let late = piece(300, vec![frame(1, 300, 0, 50)]);
+        let early = piece(100, vec![frame(1, 100, 0, 60), frame(1, 200, 0, 40)]);
+        let overlapping = piece(150, vec![frame(9, 0, 0, 500)]);
+        let pieces = ParentFile::new(vec![late, early, overlapping]);
+        assert_eq!((pieces.size(), pieces.spans()), (350, vec![100..200, 300..350]));
+        assert!(!pieces.is_whole(200) && !pieces.is_whole(50) && pieces.is_whole(0));
+        assert_eq!(pieces.block(90, 110), None);
+        assert_eq!(pieces.block(150, 155).map(|frame| frame.offset), Some(100));
+        assert_eq!(pieces.block(200, 210), None);
+        assert_eq!(pieces.slice(0, 400).map(|extent| extent.bytes()).sum::<u64>(), 150);
+
+        let other = file(vec![frame(2, 0, 0, 120), Extent::Zeros { bytes: 260 }]);
+        let both = pieces.over(&other);
+        assert_eq!((both.size(), both.spans()), (380, vec![0..380]));
+        let packs: Vec<(u64, Option<u32>)> = both
+            .slice(0, 380)
+            .map(|extent| (extent.bytes(), if let Extent::Frame(frame) = extent { Some(frame.pack) } else { None }))
+            .collect();
+        assert_eq!(packs, [(100, Some(2)), (60, Some(1)), (40, Some(1)), (100, None), (50, Some(1)), (30, None)]);
+        let short = pieces.over(&file(vec![frame(2, 0, 0, 120)]));
+        assert_eq!(short.spans(), [0..200, 300..350]);
+        assert_eq!(ParentFile::default().over(&pieces), pieces);
+        assert_eq!(pieces.over(&ParentFile::default()), pieces);
     }
 
     #[test]

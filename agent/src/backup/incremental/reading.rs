@@ -8,6 +8,8 @@
 //!   everything in a directory that `CREATE DATABASE`, `DROP DATABASE` or a move touched.
 //! - A relation that was created, dropped or truncated is read from the least length on that it had; one that has grown, from
 //!   the parent's length on. Both count across the files of a relation.
+//! - Where an interrupted backup has a part of a file, that part is judged by what changed since it began, and the rest by what
+//!   changed since the parent.
 //! - Where the pages that would be taken over stand in too many frames, all around them is read and written afresh.
 
 use std::path::Path;
@@ -53,19 +55,90 @@ pub fn conclusive(changes: &ChangedBlocks) -> Result<(), String> {
     }
 }
 
-/// What to read of the file at `path` that has `size` bytes now.
+/// What an earlier backup has of a file, and what WAL changed since.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a> {
+    pub file: &'a ParentFile,
+    pub changes: &'a ChangedBlocks,
+}
+
+/// What to read of the file at `path` that has `size` bytes now. Each page is the first layer's that has it; `parent` is what
+/// they have together.
 #[must_use]
-pub fn decide(path: &StoredPath, size: u64, parent: &ParentFile, changes: &ChangedBlocks) -> Reading {
-    let EntryKind::Relation(file) = classify(Path::new(path.as_str()), false) else { return Reading::Whole };
+pub fn decide(path: &StoredPath, size: u64, layers: &[Layer<'_>], parent: &ParentFile) -> Reading {
+    let (Ok(pages), Ok(known)) = (u32::try_from(size / PAGE_BYTES), u32::try_from(parent.size() / PAGE_BYTES)) else {
+        return Reading::Whole;
+    };
+    let mut runs = if pages > 0 { vec![Run { first: 0, last: pages - 1 }] } else { Vec::new() };
+    // From the last to the first: what a layer has it decides.
+    for layer in layers.iter().rev() {
+        let Some(changed) = changed_pages(path, size, pages, layer) else { return Reading::Whole };
+        let has = page_runs(layer.file);
+        let mut decided = without(&runs, &has);
+        decided.extend(within(&changed, &has));
+        decided.sort_by_key(|run| run.first);
+        runs = decided;
+    }
+    let mut joined = Runs::default();
+    runs.iter().for_each(|run| joined.push(run.first, run.last));
+    if joined.0.first() == Some(&Run { first: 0, last: pages.wrapping_sub(1) }) {
+        return Reading::Whole;
+    }
+    Reading::Pages(unfragmented(joined.0, pages.min(known), parent))
+}
+
+/// The pages that are all there.
+fn page_runs(file: &ParentFile) -> Vec<Run> {
+    let page = |byte: u64| u32::try_from(byte / PAGE_BYTES).unwrap_or(u32::MAX);
+    let spans = file
+        .spans()
+        .into_iter()
+        .map(|span| (page(span.start.checked_next_multiple_of(PAGE_BYTES).unwrap_or(u64::MAX)), page(span.end)));
+    spans.filter(|(first, behind)| first < behind).map(|(first, behind)| Run { first, last: behind - 1 }).collect()
+}
+
+/// What is in both of two lists of runs, each in order and without overlap.
+fn within(runs: &[Run], spans: &[Run]) -> Vec<Run> {
+    let mut both = Vec::new();
+    let (mut runs, mut spans) = (runs.iter().peekable(), spans.iter().peekable());
+    while let (Some(run), Some(span)) = (runs.peek(), spans.peek()) {
+        let (first, last) = (run.first.max(span.first), run.last.min(span.last));
+        if first <= last {
+            both.push(Run { first, last });
+        }
+        if run.last <= span.last {
+            runs.next();
+        } else {
+            spans.next();
+        }
+    }
+    both
+}
+
+/// What of the first list is not in the second.
+fn without(runs: &[Run], spans: &[Run]) -> Vec<Run> {
+    let mut begin = Some(0);
+    let mut gaps = Vec::new();
+    for span in spans {
+        let gap = begin.zip(span.first.checked_sub(1)).filter(|(first, last)| first <= last);
+        gaps.extend(gap.map(|(first, last)| Run { first, last }));
+        begin = span.last.checked_add(1);
+    }
+    gaps.extend(begin.map(|first| Run { first, last: u32::MAX }));
+    within(runs, &gaps)
+}
+
+/// The pages of a file of `size` bytes that the layer cannot vouch for; none where it can for no page.
+fn changed_pages(path: &StoredPath, size: u64, pages: u32, layer: &Layer<'_>) -> Option<Vec<Run>> {
+    let Layer { file: parent, changes } = layer;
+    let EntryKind::Relation(file) = classify(Path::new(path.as_str()), false) else { return None };
     let (relation, whole_pages) =
         (file.relation, size.is_multiple_of(PAGE_BYTES) && parent.size().is_multiple_of(PAGE_BYTES));
     let directory = DatabaseLocator { database: relation.database, tablespace: relation.tablespace };
     if file.fork != Fork::Main || !whole_pages || changes.databases.contains(&directory) {
-        return Reading::Whole;
+        return None;
     }
-    let (Ok(pages), Ok(known)) = (u32::try_from(size / PAGE_BYTES), u32::try_from(parent.size() / PAGE_BYTES)) else {
-        return Reading::Whole;
-    };
+    let known = u32::try_from(parent.size() / PAGE_BYTES).ok()?;
     let first = absolute_block(file.segment, 0);
     let mut runs = Runs::default();
     let changed = changes.relation(relation, Fork::Main);
@@ -82,10 +155,7 @@ pub fn decide(path: &StoredPath, size: u64, parent: &ParentFile, changes: &Chang
         runs.push(end, last);
     }
     runs.cut(pages);
-    if runs.0.first() == (Some(&Run { first: 0, last: pages.wrapping_sub(1) })) {
-        return Reading::Whole;
-    }
-    Reading::Pages(unfragmented(runs.0, pages.min(known), parent))
+    Some(runs.0)
 }
 
 /// Runs in order, apart from each other.

@@ -14,6 +14,9 @@ use crate::repository::layout::ClusterName;
 pub struct Intent {
     pub id: BackupId,
     pub parent: Option<BackupId>,
+    /// The interrupted backup that is taken up: what it stored is shared as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes: Option<BackupId>,
     pub start_time: DateTime<Utc>,
     pub host: String,
 }
@@ -80,6 +83,14 @@ pub enum CopyMethod {
     Scan,
 }
 
+/// What a backup took over from one that was interrupted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Resumed {
+    pub id: BackupId,
+    /// Bytes of packs that it and those before it had stored, and that this backup needs.
+    pub bytes: u64,
+}
+
 /// How a backup came to share pages with an earlier one.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Sharing {
@@ -90,6 +101,8 @@ pub struct Sharing {
     /// The backup that shared nothing, from which parent by parent this one comes; none where this is that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<BackupId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Resumed>,
     /// Pages taken for unchanged that were read all the same, to hold them against the parent's.
     #[serde(default)]
     pub sampled_pages: u64,

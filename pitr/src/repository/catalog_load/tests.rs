@@ -43,7 +43,13 @@ async fn everything_is_in_the_catalog() {
 async fn backup_without_a_manifest_is_incomplete_and_a_damaged_one_is_told() {
     let (archive, mut history) = archive().await;
     let layout = archive.lineage.layout();
-    let intent = Intent { id: BackupId::new(at(100), 1), parent: None, start_time: at(100), host: "db1".to_owned() };
+    let intent = Intent {
+        id: BackupId::new(at(100), 1),
+        parent: None,
+        resumes: None,
+        start_time: at(100),
+        host: "db1".to_owned(),
+    };
     archive.lineage.create(&layout.intent(&intent.id), &intent).await.unwrap();
     let id = BackupId::new(at(200), 1);
     archive.lineage.store().create_bytes(&layout.manifest(&id), "{\"format\":1}\n").await.unwrap();

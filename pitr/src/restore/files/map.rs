@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::repository::LineageStore;
 use crate::repository::backup::file_map::FileMapPacks;
 use crate::repository::backup::pack::FRAME_BYTES;
-use crate::repository::backup::{Extent, FileEntry, FileMapHeader, PackId};
+use crate::repository::backup::{Extent, FileEntry, FileMapHeader, PackId, StoredPath};
 use crate::repository::hash::ContentHash;
 use crate::restore::contents::MapRef;
 use crate::restore::enveloped_lines::{self, LineSink, LinesHeader, json};
@@ -52,8 +52,14 @@ impl LineSink for MapLines {
 
 /// Nothing after this trusts an extent unchecked: lengths are bounded and add up.
 fn check_file(file: &FileEntry, packs: usize) -> std::result::Result<(), String> {
+    let size = extents_size(&file.path, &file.extents, packs)?;
+    if size == file.size { Ok(()) } else { Err(format!("has extents of \"{}\" that are not its size", file.path)) }
+}
+
+/// The length of extents that name no pack from `packs` on, and nothing that no frame can hold.
+pub(crate) fn extents_size(path: &StoredPath, extents: &[Extent], packs: usize) -> std::result::Result<u64, String> {
     let mut size = 0_u64;
-    for extent in &file.extents {
+    for extent in extents {
         size = size.checked_add(extent.bytes()).ok_or("has a file without bounds")?;
         if let Extent::Frame(frame) = extent {
             let within = u64::from(frame.at) + frame.bytes <= FRAME_BYTES as u64
@@ -63,11 +69,11 @@ fn check_file(file: &FileEntry, packs: usize) -> std::result::Result<(), String>
                 && frame.offset.checked_add(u64::from(frame.stored_bytes)).is_some()
                 && usize::try_from(frame.pack).is_ok_and(|pack| pack < packs);
             if !within {
-                return Err(format!("has an extent of \"{}\" that no frame can hold", file.path));
+                return Err(format!("has an extent of \"{path}\" that no frame can hold"));
             }
         }
     }
-    if size == file.size { Ok(()) } else { Err(format!("has extents of \"{}\" that are not its size", file.path)) }
+    Ok(size)
 }
 
 impl FileMap {

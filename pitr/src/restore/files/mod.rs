@@ -26,7 +26,7 @@ pub(crate) fn check_extents(map: &FileMap) -> Result<(), String> {
 }
 
 pub(super) use durability::FileSystems;
-pub(crate) use map::FileMap;
+pub(crate) use map::{FileMap, extents_size};
 pub(crate) use pack_table::{PackTable, read_range};
 pub use sizes::TreeSizes;
 pub(super) use transfer::Transfer;

@@ -153,7 +153,13 @@ async fn shared_backup(
 }
 
 async fn put_intent(archive: &Archive, id: &BackupId, parent: Option<&BackupId>) {
-    let intent = Intent { id: id.clone(), parent: parent.cloned(), start_time: id.time(), host: "db1".to_owned() };
+    let intent = Intent {
+        id: id.clone(),
+        parent: parent.cloned(),
+        resumes: None,
+        start_time: id.time(),
+        host: "db1".to_owned(),
+    };
     archive.lineage.create(&archive.lineage.layout().intent(id), &intent).await.unwrap();
 }
 

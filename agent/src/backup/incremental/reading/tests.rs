@@ -2,6 +2,7 @@ use pitr::postgres::relation::{Fork, RelationLocator};
 use pitr::wal_summary::{RelationChanges, RunSet};
 
 use super::*;
+use crate::backup::incremental::parent_file::PiecedExtents;
 use crate::backup::incremental::parent_file::tests::{file, frame};
 
 const RELATION: RelationLocator = RelationLocator { tablespace: 1663, database: 5, relfilenode: 16384 };
@@ -24,7 +25,12 @@ fn changes(limit: Option<u32>, blocks: &[u32]) -> ChangedBlocks {
 
 fn of(path: &str, pages: u32, parent_pages: u32, changes: &ChangedBlocks) -> Reading {
     let path = path.to_owned().try_into().unwrap();
-    decide(&path, u64::from(pages) * PAGE_BYTES, &parent(parent_pages), changes)
+    let parent = parent(parent_pages);
+    alone(&path, u64::from(pages) * PAGE_BYTES, &parent, changes)
+}
+
+fn alone(path: &StoredPath, size: u64, parent: &ParentFile, changes: &ChangedBlocks) -> Reading {
+    decide(path, size, &[Layer { file: parent, changes }], parent)
 }
 
 fn pages(runs: &[(u32, u32)]) -> Reading {
@@ -101,9 +107,9 @@ fn whatever_wal_does_not_describe_is_read_whole() {
 fn half_pages_are_read_whole() {
     let path = "base/5/16384".to_owned().try_into().unwrap();
     let changes = changes(None, &[]);
-    assert_eq!(decide(&path, 8192 * 3 + 1, &parent(3), &changes), Reading::Whole);
+    assert_eq!(alone(&path, 8192 * 3 + 1, &parent(3), &changes), Reading::Whole);
     let odd = file(vec![frame(1, 1, 0, 8192 * 3 - 1)]);
-    assert_eq!(decide(&path, 8192 * 3, &odd, &changes), Reading::Whole);
+    assert_eq!(alone(&path, 8192 * 3, &odd, &changes), Reading::Whole);
 }
 
 #[test]
@@ -134,7 +140,7 @@ fn a_region_in_too_many_frames_is_written_afresh_once_it_is_touched() {
     extents.push(frame(4, 1, 0, 32 * PAGE_BYTES));
     let parent = file(extents);
     let path = "base/5/16384".to_owned().try_into().unwrap();
-    let read = |blocks: &[u32]| decide(&path, 96 * PAGE_BYTES, &parent, &changes(None, blocks));
+    let read = |blocks: &[u32]| alone(&path, 96 * PAGE_BYTES, &parent, &changes(None, blocks));
     assert_eq!(read(&[3, 70]), pages(&[(3, 3), (70, 70)]));
     assert_eq!(read(&[3, 33, 70]), pages(&[(3, 3), (32, 63), (70, 70)]));
     // A run that goes on in the next region.
@@ -142,6 +148,58 @@ fn a_region_in_too_many_frames_is_written_afresh_once_it_is_touched() {
     // What is read anyhow does not count.
     let most: Vec<u32> = (32..59).collect();
     assert_eq!(read(&most), pages(&[(32, 58)]));
+}
+
+/// Pages that an interrupted backup has, each span a frame.
+fn pieces(spans: &[(u32, u32)]) -> ParentFile {
+    let piece = |(first, last): &(u32, u32)| {
+        let (from, bytes) = (u64::from(*first) * PAGE_BYTES, u64::from(last - first + 1) * PAGE_BYTES);
+        PiecedExtents { from, extents: vec![frame(7, from, 0, bytes)] }
+    };
+    ParentFile::new(spans.iter().map(piece).collect())
+}
+
+#[test]
+fn each_page_is_judged_by_the_backup_that_it_would_come_from() {
+    let whole = parent(100);
+    let of = |spans: &[(u32, u32)], since: &ChangedBlocks, parent: Option<&ChangedBlocks>, size: u32| {
+        let (path, pieces) = ("base/5/16384".to_owned().try_into().unwrap(), pieces(spans));
+        let mut layers = vec![Layer { file: &pieces, changes: since }];
+        layers.extend(parent.map(|changes| Layer { file: &whole, changes }));
+        let all = if parent.is_some() { pieces.over(&whole) } else { pieces.clone() };
+        decide(&path, u64::from(size) * PAGE_BYTES, &layers, &all)
+    };
+    let none = changes(None, &[]);
+    let early = changes(None, &[5, 30, 70]);
+    // What changed before the interrupted backup read it is not read again.
+    assert_eq!(of(&[(0, 39)], &none, Some(&early), 100), pages(&[(70, 70)]));
+    assert_eq!(of(&[(0, 39)], &changes(None, &[30]), Some(&early), 100), pages(&[(30, 30), (70, 70)]));
+    assert_eq!(of(&[(20, 39), (60, 99)], &none, Some(&early), 100), pages(&[(5, 5)]));
+    // Alone, it leaves all that it did not get to.
+    assert_eq!(of(&[(20, 39), (60, 99)], &changes(None, &[60, 50]), None, 100), pages(&[(0, 19), (40, 60)]));
+    assert_eq!(of(&[(0, 99)], &none, None, 100), pages(&[]));
+    assert_eq!(of(&[(0, 99)], &none, None, 110), pages(&[(100, 109)]));
+    assert_eq!(of(&[(0, 99)], &none, None, 50), pages(&[]));
+    assert_eq!(of(&[(40, 99)], &none, None, 0), pages(&[]));
+    // Cut and grown again since; or before it was read, which the parent alone must fear.
+    assert_eq!(of(&[(0, 99)], &changes(Some(20), &[]), Some(&changes(Some(20), &[])), 100), pages(&[(20, 99)]));
+    assert_eq!(of(&[(0, 49)], &none, Some(&changes(Some(20), &[])), 100), pages(&[(50, 99)]));
+    // Made anew under the same number since.
+    assert_eq!(of(&[(0, 99)], &changes(Some(0), &[]), Some(&changes(Some(0), &[])), 100), Reading::Whole);
+    let mut made = changes(None, &[]);
+    made.databases.insert(DatabaseLocator { database: 5, tablespace: 1663 });
+    assert_eq!(of(&[(0, 99)], &made, Some(&made), 100), Reading::Whole);
+}
+
+#[test]
+fn runs_are_cut_at_spans() {
+    let runs = |list: &[(u32, u32)]| list.iter().map(|(first, last)| Run { first: *first, last: *last }).collect();
+    let (a, b): (Vec<Run>, Vec<Run>) =
+        (runs(&[(0, 9), (20, 29), (40, u32::MAX)]), runs(&[(5, 24), (26, 27), (50, 50)]));
+    assert_eq!(within(&a, &b), runs(&[(5, 9), (20, 24), (26, 27), (50, 50)]));
+    assert_eq!(without(&a, &b), runs(&[(0, 4), (25, 25), (28, 29), (40, 49), (51, u32::MAX)]));
+    assert_eq!(without(&a, &[]), a);
+    assert_eq!(without(&a, &runs(&[(0, u32::MAX)])), []);
 }
 
 #[test]
