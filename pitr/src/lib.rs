@@ -12,6 +12,7 @@ pub mod config;
 pub mod deployments;
 pub mod expire;
 pub mod fs;
+pub mod impact;
 pub mod lookup;
 pub mod postgres;
 pub mod recovery;

@@ -3,6 +3,7 @@
 use std::io;
 
 use pitr::api::ApiErrorKind;
+use pitr::impact::ImpactError;
 use pitr::recovery::RefusalClass;
 use pitr::repository;
 use pitr::restore::FailureClass;
@@ -54,7 +55,7 @@ pub fn exit_status(failure: &Failure) -> ExitStatus {
             RefusalClass::NotReachable => ExitStatus::TargetNotReachable,
             RefusalClass::Corruption => ExitStatus::Corruption,
         },
-        Failure::Restore(error) => match error.class() {
+        Failure::Restore(error) | Failure::Impact(ImpactError::Backup(error)) => match error.class() {
             FailureClass::Failed => ExitStatus::Failed,
             FailureClass::Unavailable => ExitStatus::Unavailable,
             FailureClass::Corrupt => ExitStatus::Corruption,
@@ -62,6 +63,9 @@ pub fn exit_status(failure: &Failure) -> ExitStatus {
             FailureClass::TimedOut => ExitStatus::TimedOut,
             FailureClass::Interrupted => ExitStatus::Interrupted,
         },
+        Failure::Impact(ImpactError::Repository(error)) => of_repository(error),
+        Failure::Impact(ImpactError::Unreadable { .. }) => ExitStatus::Corruption,
+        Failure::Impact(ImpactError::Fold(_) | ImpactError::Version) => ExitStatus::Failed,
         // Only wal-fetch meets these, and it has codes of its own.
         Failure::Recovery(_) | Failure::Feed(_) => ExitStatus::Failed,
         Failure::Agent(error) => of_agent(error),

@@ -3,6 +3,7 @@
 use std::io;
 
 use pitr::config::{ConfigError, LoadError, LocateError, SecretError};
+use pitr::impact::ImpactError;
 use pitr::recovery::PlanError;
 use pitr::repository;
 use pitr::restore::prepare::PrepareError;
@@ -36,6 +37,8 @@ pub enum Failure {
     Plan(Box<PlanError>),
     #[error(transparent)]
     Restore(#[from] pitr::restore::Error),
+    #[error(transparent)]
+    Impact(#[from] ImpactError),
     #[error(transparent)]
     Recovery(#[from] RecoveryConfigError),
     #[error(transparent)]
@@ -79,6 +82,11 @@ impl Failure {
             Self::Repository(error) | Self::OpenRepository { source: error, .. } => error.hint().map(str::to_owned),
             Self::Plan(error) => error.hint(),
             Self::Restore(error) => error.hint(),
+            Self::Impact(ImpactError::Repository(error)) => error.hint().map(str::to_owned),
+            Self::Impact(ImpactError::Backup(error)) => error.hint(),
+            Self::Impact(ImpactError::Unreadable { .. }) => {
+                Some("\"pitr verify --full\" tells what of the WAL is damaged".to_owned())
+            }
             Self::Feed(error) => error.hint().map(str::to_owned),
             Self::Agent(error) => error.hint(),
             Self::Incomplete { .. } => Some(
@@ -92,6 +100,7 @@ impl Failure {
             ),
             Self::Failed { hint, .. } => hint.clone(),
             Self::ConfigValue(_)
+            | Self::Impact(ImpactError::Fold(_) | ImpactError::Version)
             | Self::Recovery(_)
             | Self::Secret(_)
             | Self::NotSealedInTime(_)

@@ -156,6 +156,14 @@ async fn dispatch(context: &Context, command: Command, talk: Paint) -> Ending {
             Ok(order) => commands::markers::run(context, order).await,
             Err(error) => Err(error.into()),
         },
+        Command::Impact(args) => match args.validate(context.now(), &context.current_directory) {
+            Ok(order) => commands::impact::run(context, order).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::Find(args) => match args.validate(context.now()) {
+            Ok(order) => commands::find::run(context, order).await,
+            Err(error) => Err(error.into()),
+        },
         Command::Backup(args) => commands::backup::run(context, args.validate()).await,
         Command::Expire(args) => commands::expire::run(context, args.validate()).await,
         Command::Pin(args) => match args.validate() {

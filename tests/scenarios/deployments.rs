@@ -1,7 +1,8 @@
 //! Deployments: what markers, their finishes and restores for real add up to.
 
 use anyhow::{Context, Result};
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
+use pitr::clock::{Clock, SystemClock};
 use pitr_tests::{PostgresOptions, Scene, Scratch, Store};
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ async fn a_report_counts_what_was_finished_and_what_was_undone() -> Result<()> {
     let told = scene.cli().run(["report"]).await?.success()?.stdout;
     assert!(told.contains("pitr finish"), "{told}");
 
-    let committed = (Utc::now() - TimeDelta::hours(2)).to_rfc3339();
+    let committed = (SystemClock.now() - TimeDelta::hours(2)).to_rfc3339();
     let meta = format!("commit_time={committed}");
     scene.cli().run(["mark", "release-1", "--meta", &meta]).await?.success()?;
     scene.server.execute("CREATE TABLE orders (n int)").await?;

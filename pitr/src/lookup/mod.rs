@@ -17,4 +17,5 @@ pub use backup_files::{BackupFiles, ListedMap, MapFiles, PackBlocks, read_frame}
 pub use changed_blocks::{WalChanges, changed_blocks};
 pub use interrupted_backup::{InterruptedBackup, InterruptedFiles, ListedRecord, Piece, Record, interrupted_backups};
 pub use last_end::{WindowEnd, window_ends};
+pub(crate) use path_summaries::{PathSummaries, Witness};
 pub use schema_changes::{SchemaMoment, SchemaMoments, schema_changes};

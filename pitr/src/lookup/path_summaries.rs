@@ -1,7 +1,7 @@
 //! Summaries along a path, stored ones and such that are made of the WAL on the spot.
 
 use crate::postgres::history::TimelinePath;
-use crate::postgres::wal::WalDecoder;
+use crate::postgres::wal::{Record, WalDecoder};
 use crate::postgres::{Lsn, SegmentNumber};
 use crate::recovery::{Leg, legs};
 use crate::repository::catalog::{Catalog, LsnRange};
@@ -15,10 +15,10 @@ use crate::wal_summary::{SummaryBuilder, WalSummary};
 const PIECE_BYTES: usize = 256 << 10;
 
 /// The summaries of a path that are listed.
-pub(super) struct PathSummaries<'a> {
+pub(crate) struct PathSummaries<'a> {
     lineage: &'a LineageStore,
     catalog: &'a Catalog,
-    pub path: &'a TimelinePath,
+    pub(super) path: &'a TimelinePath,
     store: SummaryStore,
     listed: Vec<SummaryKey>,
 }
@@ -55,6 +55,16 @@ impl<'a> PathSummaries<'a> {
 
     /// A summary of what starts in `range`, as far as it is whole before `limit`. None where the WAL cannot be understood.
     pub async fn make(&self, range: LsnRange, limit: Lsn) -> Result<Option<WalSummary>> {
+        Ok(self.make_witnessed(range, limit, ()).await?.map(|(summary, ())| summary))
+    }
+
+    /// As [`Self::make`], with somebody else who sees the records.
+    pub async fn make_witnessed<W: Witness>(
+        &self,
+        range: LsnRange,
+        limit: Lsn,
+        witness: W,
+    ) -> Result<Option<(WalSummary, W)>> {
         let size = self.catalog.segment_size();
         let lineage = self.lineage.lineage();
         let Some(major) = lineage.postgres_version.major() else { return Ok(None) };
@@ -65,7 +75,7 @@ impl<'a> PathSummaries<'a> {
         let segments = Segments::new(self.lineage, self.catalog, self.path, limit);
         let (first, last) = (size.segment_of(range.from).as_u64(), size.segment_before(limit).as_u64());
         let builder = SummaryBuilder::new(self.path.tli(), major, size, range.from);
-        let mut making = Making { decoder, builder, range, over: false };
+        let mut making = Making { decoder, builder, witness, range, over: false };
         for number in first..=last {
             let part = match segments.read(SegmentNumber::new(number)).await {
                 Ok(part) => part,
@@ -88,18 +98,28 @@ impl<'a> PathSummaries<'a> {
                 break;
             }
         }
-        Ok(making.builder.finish(range.to).ok())
+        Ok(making.builder.finish(range.to).ok().map(|summary| (summary, making.witness)))
     }
 }
 
-struct Making {
+/// Sees records on their way into a summary.
+pub(crate) trait Witness: Send + 'static {
+    fn record(&mut self, record: &Record<'_>);
+}
+
+impl Witness for () {
+    fn record(&mut self, _: &Record<'_>) {}
+}
+
+struct Making<W> {
     decoder: WalDecoder,
     builder: SummaryBuilder,
+    witness: W,
     range: LsnRange,
     over: bool,
 }
 
-impl Making {
+impl<W: Witness> Making<W> {
     fn feed(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(PIECE_BYTES) {
             self.decoder.feed(piece);
@@ -114,6 +134,7 @@ impl Making {
                             self.over = true;
                             return;
                         }
+                        self.witness.record(&record);
                     }
                     Ok(Some(_)) => {}
                     Ok(None) => break,

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use self::relations::RelationTable;
 use self::tally::Tally;
 use super::blocks::{ChangedBlocks, DatabaseLocator};
+use super::catalog::{self, CatalogChange, CatalogChangeKind, Filled, SequenceState};
 use super::listed::Listed;
 use super::moment::{Moment, MomentKind, SchemaChange, SchemaTraces};
 use super::rows::RowChanges;
@@ -18,6 +19,7 @@ use super::summary::WalSummary;
 use super::times::{EndedTransaction, SegmentTimes, TransactionTimes, coarsen, segments_per_row};
 use super::transactions::{OpenTransaction, PreparedPoint, Running, SchemaCommit, Transactions, precedes};
 use crate::postgres::relation::{Fork, RelationLocator};
+use crate::postgres::system_catalog::{FIRST_NORMAL_OID, NamingCatalog};
 use crate::postgres::wal::heap::HeapChange;
 use crate::postgres::wal::meaning::{Checkpoint, ParameterChange, RecordMeaning};
 use crate::postgres::wal::prepare::PreparedTransaction;
@@ -26,8 +28,6 @@ use crate::postgres::wal::storage::TruncateStorage;
 use crate::postgres::wal::{Outcome, Record, RecordError, ResourceManager, TransactionEnd};
 use crate::postgres::{Lsn, MajorVersion, TimelineId, TransactionId, WalSegmentSize};
 
-/// `FirstNormalObjectId`: files with lower numbers are those of system catalogs, as `initdb` made them.
-const FIRST_NORMAL_OID: u32 = 16_384;
 /// Catalogs that change without anybody changing the schema: statistics with their TOAST, large objects, the state of
 /// subscribed tables.
 const CATALOGS_WITHOUT_SCHEMA: [u32; 7] = [2619, 2840, 3429, 3430, 2613, 2995, 6102];
@@ -56,6 +56,8 @@ pub struct SummaryBuilder {
     /// Those that may have begun before the range, and whether they committed.
     ended: FxHashMap<TransactionId, bool>,
     schema_commits: Vec<SchemaCommit>,
+    catalog: Vec<CatalogChange>,
+    sequences: BTreeMap<RelationLocator, SequenceState>,
     running: Option<Running>,
     failed: Option<RecordError>,
 }
@@ -79,6 +81,8 @@ impl SummaryBuilder {
             spare: Vec::new(),
             ended: FxHashMap::default(),
             schema_commits: Vec::new(),
+            catalog: Vec::new(),
+            sequences: BTreeMap::new(),
             running: None,
             failed: None,
         }
@@ -152,6 +156,8 @@ impl SummaryBuilder {
                 schema_commits: self.schema_commits,
                 running: self.running,
             },
+            catalog: self.catalog,
+            sequences: self.sequences,
         })
     }
 
@@ -190,6 +196,7 @@ impl SummaryBuilder {
             | ResourceManager::TABLESPACE
             | ResourceManager::RELMAP
             | ResourceManager::STANDBY => self.mean(record),
+            ResourceManager::SEQUENCE => self.sequence(record),
             manager => {
                 if manager.is_custom() {
                     self.blocks.custom_managers.insert(manager.as_u8());
@@ -218,11 +225,16 @@ impl SummaryBuilder {
             return Ok(());
         }
         let (relation, locator) = first.ok_or_else(|| record.error(RecordFault::NoBlock))?;
+        let catalog = locator.relfilenode;
+        if catalog < FIRST_NORMAL_OID
+            && let Some(naming) = NamingCatalog::of_file(catalog)
+        {
+            self.catalog.extend(catalog::row_change(record, self.major, locator, naming)?);
+        }
         let rows = RowChanges::of(&change);
         if rows.is_nothing() {
             return Ok(());
         }
-        let catalog = locator.relfilenode;
         let tally = self.tally(xid);
         tally.add(relation, rows);
         if catalog < FIRST_NORMAL_OID && !CATALOGS_WITHOUT_SCHEMA.contains(&catalog) {
@@ -234,6 +246,13 @@ impl SummaryBuilder {
     #[inline]
     fn tally(&mut self, xid: TransactionId) -> &mut Tally {
         self.open.entry(xid).or_insert_with(|| self.spare.pop().unwrap_or_default())
+    }
+
+    fn sequence(&mut self, record: &Record<'_>) -> Result<(), RecordError> {
+        if let Some(set) = record.sequence(self.major)? {
+            self.sequences.insert(set.relation, SequenceState { last_value: set.last_value, is_called: set.is_called });
+        }
+        Ok(())
     }
 
     fn mean(&mut self, record: &Record<'_>) -> Result<(), RecordError> {
@@ -251,10 +270,12 @@ impl SummaryBuilder {
                     self.tally(record.xid()).traces().created.insert(relation);
                 }
             }
-            RecordMeaning::TruncateStorage(truncate) => self.truncate(&truncate),
-            RecordMeaning::UpdateRelationMap { database, tablespace } => {
+            RecordMeaning::TruncateStorage(truncate) => self.truncate(record.xid(), &truncate),
+            RecordMeaning::UpdateRelationMap { database, tablespace, map } => {
                 self.blocks.relation_maps.insert(DatabaseLocator { database, tablespace });
+                self.catalog.extend(catalog::map_change(record.start_lsn(), database, tablespace, map));
             }
+            RecordMeaning::PageImages => self.catalog.extend(catalog::copied_rows(record, self.major)?),
             RecordMeaning::CheckpointRedo { wal_level } => self.wal_level(wal_level),
             RecordMeaning::FullPageWrites { enabled } => self.blocks.full_page_writes_off |= !enabled,
             other => self.moment(record, other),
@@ -281,6 +302,10 @@ impl SummaryBuilder {
             RecordMeaning::CreateDatabase(create) => {
                 let (database, tablespace) = (create.database, create.tablespace);
                 self.blocks.databases.insert(DatabaseLocator { database, tablespace });
+                if let Some((source, _)) = create.copied_from {
+                    let kind = CatalogChangeKind::CopiedFiles { database: source };
+                    self.catalog.push(CatalogChange { lsn: record.start_lsn(), database, tablespace, kind });
+                }
                 MomentKind::CreateDatabase { database, tablespace }
             }
             RecordMeaning::DropDatabase(drop) => {
@@ -324,9 +349,14 @@ impl SummaryBuilder {
     }
 
     /// The block of the visibility map that speaks of the new end is changed too, so it counts as cut off.
-    fn truncate(&mut self, truncate: &TruncateStorage) {
+    fn truncate(&mut self, xid: TransactionId, truncate: &TruncateStorage) {
         if truncate.main {
             self.relations.limit(truncate.relation, Fork::Main, truncate.blocks);
+            // What `VACUUM` cuts off is cut off outside of transactions.
+            if truncate.blocks == 0 && xid.is_normal() {
+                let relation = self.relations.index(truncate.relation, Fork::Main);
+                self.tally(xid).add(relation, RowChanges { truncated: 1, ..RowChanges::default() });
+            }
         }
         if truncate.visibility_map {
             self.relations.limit(truncate.relation, Fork::Vm, truncate.blocks / HEAP_BLOCKS_PER_MAP_BLOCK);
@@ -358,12 +388,19 @@ impl SummaryBuilder {
         self.segment(&point, committed);
         // All files go with the main fork; the other forks are whole in every copy.
         end.dropped_relations.iter().for_each(|relation| self.relations.limit(relation, Fork::Main, 0));
-        let mut traces = SchemaTraces::default();
+        let (mut traces, mut members, mut filled) = (SchemaTraces::default(), Vec::new(), Filled::default());
+        let schema = !end.invalidations.is_empty() || !end.dropped_relations.is_empty();
         for xid in std::iter::once(end.xid).chain(end.subtransactions.iter()) {
             if let Some(mut tally) = self.open.remove(&xid) {
                 if committed {
                     self.relations.commit(&tally);
-                    tally.take_traces().iter().for_each(|more| traces.merge(more));
+                    if schema {
+                        tally.rows().for_each(|(index, rows)| filled.add(self.relations.locator(index), rows.inserted));
+                    }
+                    if let Some(more) = tally.take_traces() {
+                        traces.merge(&more);
+                        members.push(xid.as_u32());
+                    }
                 }
                 tally.clear();
                 self.spare.push(tally);
@@ -372,8 +409,8 @@ impl SummaryBuilder {
                 self.ended.entry(xid).or_insert(committed);
             }
         }
-        if committed {
-            self.schema_commit(record, end, traces);
+        if committed && schema {
+            self.schema_commit(record, end, traces, members.into_iter().collect(), filled);
         }
     }
 
@@ -382,10 +419,14 @@ impl SummaryBuilder {
     }
 
     /// Whoever changes the schema makes sessions forget what they know of it, or drops files.
-    fn schema_commit(&mut self, record: &Record<'_>, end: &TransactionEnd<'_>, mut traces: SchemaTraces) {
-        if end.invalidations.is_empty() && end.dropped_relations.is_empty() {
-            return;
-        }
+    fn schema_commit(
+        &mut self,
+        record: &Record<'_>,
+        end: &TransactionEnd<'_>,
+        mut traces: SchemaTraces,
+        members: RunSet,
+        filled: Filled,
+    ) {
         end.dropped_relations.iter().for_each(|relation| traces.dropped.insert(relation));
         let (lsn, end_lsn) = (record.start_lsn(), record.end_lsn());
         let change = SchemaChange {
@@ -393,12 +434,14 @@ impl SummaryBuilder {
             time: end.time,
             database: end.database.map_or(0, |database| database.database),
             tables: end.invalidations.relations().collect::<Listed<_>>(),
+            members,
+            filled,
             traces,
         };
         if self.may_have_begun_before(end.xid) {
             let mut subtransactions: Vec<_> = end.subtransactions.iter().map(TransactionId::as_u32).collect();
             subtransactions.sort_unstable();
-            let change = SchemaChange { traces: SchemaTraces::default(), ..change.clone() };
+            let change = SchemaChange { traces: SchemaTraces::default(), members: RunSet::default(), ..change.clone() };
             let subtransactions = RunSet::from_sorted(subtransactions);
             self.schema_commits.push(SchemaCommit { lsn, end_lsn, change, subtransactions });
         }

@@ -69,6 +69,12 @@ fn check(summary: &WalSummary) -> Result<(), &'static str> {
     if !summary.transactions.schema_commits.is_sorted_by(|a, b| a.lsn < b.lsn) {
         return Err("its commits are out of order");
     }
+    if !summary.catalog.iter().all(|change| range.contains(&change.lsn)) {
+        return Err("a change of a catalog is out of its range");
+    }
+    if !summary.catalog.is_sorted_by(|a, b| a.lsn <= b.lsn) {
+        return Err("its changes of catalogs are out of order");
+    }
     let per_row = summary.segments_per_row();
     let first = summary.segment_size.segment_of(summary.from).as_u64() / per_row * per_row;
     let last = summary.segment_size.segment_before(summary.to).as_u64();

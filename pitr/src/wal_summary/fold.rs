@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::moment::{Moment, MomentKind};
+use super::run_set::RunSet;
 use super::summary::WalSummary;
 use super::times::{coarsen, segments_per_row};
 use super::transactions::{OpenTransaction, SchemaCommit, Transactions, precedes};
@@ -76,6 +77,8 @@ impl WalSummary {
         let rows = std::mem::take(&mut self.segments).into_iter().chain(later.segments.iter().copied());
         self.segments = coarsen(rows, segments_per_row(self.from, self.to, self.segment_size));
         self.blocks.append(&later.blocks);
+        self.catalog.extend_from_slice(&later.catalog);
+        self.sequences.extend(&later.sequences);
         Ok(())
     }
 
@@ -83,7 +86,8 @@ impl WalSummary {
     fn append_outcomes(&mut self, later: &Self) {
         let mut moments = later.moments.clone();
         let mut open = std::mem::take(&mut self.transactions.open);
-        resolve_schema_commits(&open, &later.transactions.schema_commits, &mut moments);
+        let mut schema_commits = later.transactions.schema_commits.clone();
+        resolve_schema_commits(&open, &mut schema_commits, &mut moments);
         for (xid, transaction) in std::mem::take(&mut open) {
             match later.transactions.outcome(xid) {
                 Outcome::Committed => add_rows(&mut self.rows, &transaction),
@@ -97,7 +101,7 @@ impl WalSummary {
             self.rows.entry(*relation).or_default().add(*rows);
         }
         self.moments.append(&mut moments);
-        self.transactions.append(&later.transactions);
+        self.transactions.append(&later.transactions, schema_commits);
     }
 }
 
@@ -111,23 +115,31 @@ fn add_rows(rows: &mut BTreeMap<crate::postgres::RelationLocator, super::RowChan
 /// change so far.
 fn resolve_schema_commits(
     open: &BTreeMap<TransactionId, OpenTransaction>,
-    commits: &[SchemaCommit],
+    commits: &mut [SchemaCommit],
     moments: &mut Vec<Moment>,
 ) {
     for commit in commits {
         let members = std::iter::once(commit.change.xid).chain(commit.subtransactions.iter().map(TransactionId::new));
-        for transaction in members.filter_map(|xid| open.get(&xid)).filter(|open| !open.traces.is_empty()) {
-            let at = moments.partition_point(|moment| moment.lsn < commit.lsn);
-            match moments.get_mut(at) {
-                Some(Moment { lsn, kind: MomentKind::SchemaChange(change), .. }) if *lsn == commit.lsn => {
-                    change.traces.merge(&transaction.traces);
+        let parts: Vec<_> = members.filter_map(|xid| Some((xid, open.get(&xid)?))).collect();
+        let at = moments.partition_point(|moment| moment.lsn < commit.lsn);
+        let known = moments.get(at).is_some_and(|moment| moment.lsn == commit.lsn);
+        if !known && parts.iter().any(|(_, open)| !open.traces.is_empty()) {
+            let kind = MomentKind::SchemaChange(Box::new(commit.change.clone()));
+            moments.insert(at, Moment { lsn: commit.lsn, end_lsn: commit.end_lsn, kind });
+        }
+        let mut change = moments.get_mut(at).filter(|moment| moment.lsn == commit.lsn).and_then(|moment| {
+            if let MomentKind::SchemaChange(change) = &mut moment.kind { Some(change) } else { None }
+        });
+        for (xid, transaction) in parts {
+            for (relation, rows) in &transaction.rows {
+                commit.change.filled.add(*relation, rows.inserted);
+                if let Some(change) = &mut change {
+                    change.filled.add(*relation, rows.inserted);
                 }
-                _ => {
-                    let mut change = Box::new(commit.change.clone());
-                    change.traces.merge(&transaction.traces);
-                    let kind = MomentKind::SchemaChange(change);
-                    moments.insert(at, Moment { lsn: commit.lsn, end_lsn: commit.end_lsn, kind });
-                }
+            }
+            if let Some(change) = change.as_mut().filter(|_| !transaction.traces.is_empty()) {
+                change.traces.merge(&transaction.traces);
+                change.members = change.members.union(&RunSet::from_sorted([xid.as_u32()]));
             }
         }
     }
@@ -152,15 +164,16 @@ impl Transactions {
         }
     }
 
-    fn append(&mut self, later: &Self) {
+    /// `schema_commits` are those of `later`.
+    fn append(&mut self, later: &Self, schema_commits: Vec<SchemaCommit>) {
         let earlier = &*self;
         let ended = earlier.committed.union(&earlier.aborted);
         let ours = |xids: &super::RunSet| {
             xids.without(&ended).filtered(|xid| earlier.may_have_begun_before(TransactionId::new(xid)))
         };
         let (committed, aborted) = (ours(&later.committed), ours(&later.aborted));
-        let commits = later.schema_commits.iter().filter(|commit| earlier.may_have_begun_before(commit.change.xid));
-        let commits: Vec<_> = commits.cloned().collect();
+        let commits = schema_commits.into_iter().filter(|commit| earlier.may_have_begun_before(commit.change.xid));
+        let commits: Vec<_> = commits.collect();
         self.committed = self.committed.union(&committed);
         self.aborted = self.aborted.union(&aborted);
         self.schema_commits.extend(commits);

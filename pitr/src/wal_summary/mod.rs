@@ -10,6 +10,7 @@
 
 pub mod blocks;
 pub mod builder;
+pub mod catalog;
 pub mod content;
 pub mod fold;
 pub mod listed;
@@ -23,6 +24,7 @@ pub mod transactions;
 
 pub use blocks::{ChangedBlocks, DatabaseLocator, RelationChanges};
 pub use builder::SummaryBuilder;
+pub use catalog::{CatalogChange, CatalogChangeKind, RowBytes, SequenceState};
 pub use content::{ContentError, MAX_CONTENT_BYTES, MAX_FOLDED_BYTES, from_bytes, to_bytes};
 pub use fold::{FoldError, compose, fold};
 pub use listed::Listed;

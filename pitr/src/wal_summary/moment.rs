@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::catalog::Filled;
 use super::listed::Listed;
+use super::run_set::RunSet;
 use super::stored;
 use crate::postgres::relation::{Oid, RelationLocator};
 use crate::postgres::{Lsn, TimelineId, TransactionId};
@@ -89,6 +91,10 @@ pub struct SchemaChange {
     pub database: Oid,
     /// `pg_class.oid` of the relations that it changed, as far as sessions were told to forget what they knew of them.
     pub tables: Listed<Oid>,
+    /// The transaction and its subtransactions, as far as they left traces in the range.
+    pub members: RunSet,
+    /// Rows that it put in, as far as it did in the range.
+    pub filled: Filled,
     pub traces: SchemaTraces,
 }
 

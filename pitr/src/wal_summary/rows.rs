@@ -13,18 +13,23 @@ pub struct RowChanges {
     pub deleted: u64,
     /// Of those deleted, how many an `UPDATE` moved to another partition, where they count as inserted.
     pub moved: u64,
+    /// How often its file was cut to nothing in a transaction: a `TRUNCATE` of what the transaction itself had made. Others
+    /// give the relation a new file.
+    pub truncated: u64,
 }
 
 impl RowChanges {
-    pub(super) const fn add(&mut self, other: Self) {
+    pub const fn add(&mut self, other: Self) {
         self.inserted = self.inserted.saturating_add(other.inserted);
         self.updated = self.updated.saturating_add(other.updated);
         self.deleted = self.deleted.saturating_add(other.deleted);
         self.moved = self.moved.saturating_add(other.moved);
+        self.truncated = self.truncated.saturating_add(other.truncated);
     }
 
-    pub(super) const fn is_nothing(&self) -> bool {
-        self.inserted == 0 && self.updated == 0 && self.deleted == 0
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        self.inserted == 0 && self.updated == 0 && self.deleted == 0 && self.truncated == 0
     }
 
     /// What one record does.

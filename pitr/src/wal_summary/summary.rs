@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::blocks::ChangedBlocks;
+use super::catalog::{CatalogChange, SequenceState};
 use super::moment::Moment;
 use super::rows::RowChanges;
 use super::stored;
@@ -15,7 +16,7 @@ use crate::postgres::{Lsn, MajorVersion, TimelineId, WalSegmentSize};
 
 /// Version of what a summary means. It changes whenever another decoder would find something else in the same WAL; then a
 /// summary of another version counts as missing, and is built anew.
-pub const DECODER_VERSION: u32 = 1;
+pub const DECODER_VERSION: u32 = 2;
 
 /// What all records say that start at `from` or later and before `to`, on one timeline.
 ///
@@ -40,6 +41,10 @@ pub struct WalSummary {
     /// Changes of rows by what committed in the range, as far as they were made in it.
     pub rows: BTreeMap<RelationLocator, RowChanges>,
     pub transactions: Transactions,
+    /// By rising LSN, whatever became of who made them.
+    pub catalog: Vec<CatalogChange>,
+    /// Sequences that were set or went on; no transaction takes that back.
+    pub sequences: BTreeMap<RelationLocator, SequenceState>,
 }
 
 impl WalSummary {

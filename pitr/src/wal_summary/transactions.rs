@@ -92,7 +92,8 @@ impl Running {
 
 impl Transactions {
     /// The end of this transaction matters to whoever precedes the range.
-    pub(super) fn may_have_begun_before(&self, xid: TransactionId) -> bool {
+    #[must_use]
+    pub fn may_have_begun_before(&self, xid: TransactionId) -> bool {
         self.running.is_none_or(|running| running.may_have_begun_before(xid))
     }
 }

@@ -4,8 +4,10 @@ use clap::{Parser, Subcommand};
 
 use super::backup::BackupArgs;
 use super::expire::ExpireArgs;
+use super::find::FindArgs;
 use super::finish::FinishArgs;
 use super::global::GlobalArgs;
+use super::impact::ImpactArgs;
 use super::info::InfoArgs;
 use super::mark::MarkArgs;
 use super::markers::MarkersArgs;
@@ -56,6 +58,8 @@ pub enum Command {
     Mark(MarkArgs),
     Finish(FinishArgs),
     Markers(MarkersArgs),
+    Impact(ImpactArgs),
+    Find(FindArgs),
     Backup(BackupArgs),
     Expire(ExpireArgs),
     Pin(PinArgs),

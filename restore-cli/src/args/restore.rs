@@ -4,21 +4,18 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use clap::{ArgGroup, Args, ValueEnum};
-use pitr::recovery::{MarkerSide, ParseTargetError, RecoveryTarget, TargetTimeline, parse_time, parse_xid};
+use clap::{Args, ValueEnum};
+use pitr::recovery::{RecoveryTarget, TargetTimeline};
 use pitr::repository::backup::BackupId;
 
 use super::UsageError;
-use super::mark::parse_marker;
+use super::target::{TARGET, TargetArgs, TargetOrder};
 
-const TARGET: &str = "Target";
 const DESTINATION: &str = "Destination";
 
 /// Restore a cluster to a moment, into a directory
 #[derive(Debug, Args)]
-#[command(
-    group = ArgGroup::new("target").required(true).args(["latest", "immediate", "time", "lsn", "xid", "before", "after"]),
-    after_help = "\
+#[command(after_help = "\
 The plan is printed first; --dry-run prints nothing else and touches nothing. The directory must
 be empty or not exist.
 
@@ -32,36 +29,10 @@ Examples:
   pitr restore --before release-42 --into /srv/restored --dry-run
   pitr restore --before release-42 --into /srv/restored --start --port 5433
   pitr restore --time \"10 min ago\" --into /srv/restored --tablespaces-into /srv/tablespaces
-  pitr restore --latest --into /srv/restored --owner postgres"
-)]
+  pitr restore --latest --into /srv/restored --owner postgres")]
 pub struct RestoreArgs {
-    /// The end of what is durable in the repository
-    #[arg(long, help_heading = TARGET)]
-    pub latest: bool,
-    /// As soon as the newest backup is consistent
-    #[arg(long, help_heading = TARGET)]
-    pub immediate: bool,
-    /// All that ended up to this time, by the server's clock
-    #[arg(long, visible_alias = "target-time", value_name = "T", help_heading = TARGET)]
-    pub time: Option<String>,
-    /// All records that end at or before this position
-    #[arg(long, visible_alias = "target-lsn", value_name = "L", help_heading = TARGET)]
-    pub lsn: Option<String>,
-    /// Up to the end of this transaction
-    #[arg(long, visible_alias = "target-xid", value_name = "X", help_heading = TARGET)]
-    pub xid: Option<String>,
-    /// Just before this marker was set; NAME@LSN where several share the name
-    #[arg(long, visible_alias = "target-name", value_name = "MARKER", help_heading = TARGET)]
-    pub before: Option<String>,
-    /// All that was committed before this marker was finished
-    #[arg(long, value_name = "MARKER", help_heading = TARGET)]
-    pub after: Option<String>,
-    /// latest, current or a number
-    #[arg(long, visible_alias = "target-timeline", value_name = "TIMELINE", default_value = "latest", help_heading = TARGET)]
-    pub timeline: String,
-    /// Leave out what --time, --lsn or --xid names
-    #[arg(long, help_heading = TARGET)]
-    pub exclusive: bool,
+    #[command(flatten)]
+    pub target: TargetArgs,
     /// What the server does when it gets there
     #[arg(long, value_enum, default_value_t, value_name = "ACTION", help_heading = TARGET)]
     pub target_action: TargetAction,
@@ -155,17 +126,12 @@ impl RestoreArgs {
     /// # Errors
     /// A value that cannot be what it should, options that contradict each other.
     pub fn validate(self, now: DateTime<Utc>, current: &Path) -> Result<RestoreOrder, UsageError> {
-        let target = self.target(now)?;
-        let may_exclude =
-            matches!(target, RecoveryTarget::Time { .. } | RecoveryTarget::Lsn { .. } | RecoveryTarget::Xid { .. });
-        if self.exclusive && !may_exclude {
-            return Err(UsageError::new("--exclusive goes with --time, --lsn and --xid only"));
-        }
+        let TargetOrder { target, timeline, exclusive } = self.target.validate(now)?;
         let backup = self.backup.as_deref().map(str::parse::<BackupId>).transpose();
         Ok(RestoreOrder {
             target,
-            timeline: self.timeline.parse().map_err(|error| refused(&error))?,
-            exclusive: self.exclusive,
+            timeline,
+            exclusive,
             target_action: self.target_action,
             backup: backup
                 .map_err(|error| UsageError::new(error.to_string()).with_hint("pitr info lists the backups"))?,
@@ -184,32 +150,6 @@ impl RestoreArgs {
             yes: self.yes,
         })
     }
-
-    /// clap has seen to it that there is exactly one.
-    fn target(&self, now: DateTime<Utc>) -> Result<RecoveryTarget, UsageError> {
-        let marker = |side, text: &str| Ok(RecoveryTarget::Marker { side, marker: parse_marker(text)? });
-        if let Some(time) = &self.time {
-            let time = parse_time(time, now).map_err(|error| refused(&error.into()))?;
-            Ok(RecoveryTarget::Time { time })
-        } else if let Some(lsn) = &self.lsn {
-            let lsn = lsn.parse().map_err(|error: pitr::postgres::lsn::ParseLsnError| refused(&error.into()))?;
-            Ok(RecoveryTarget::Lsn { lsn })
-        } else if let Some(xid) = &self.xid {
-            Ok(RecoveryTarget::Xid { xid: parse_xid(xid).map_err(|error| refused(&error))? })
-        } else if let Some(name) = &self.before {
-            marker(MarkerSide::Before, name)
-        } else if let Some(name) = &self.after {
-            marker(MarkerSide::After, name)
-        } else if self.immediate {
-            Ok(RecoveryTarget::Immediate)
-        } else {
-            Ok(RecoveryTarget::Latest)
-        }
-    }
-}
-
-fn refused(error: &ParseTargetError) -> UsageError {
-    UsageError { message: error.to_string(), hint: error.hint() }
 }
 
 fn absolute(current: &Path, path: &Path) -> PathBuf {

@@ -3,11 +3,14 @@
 pub mod backup;
 mod catalogs;
 pub mod expire;
+pub mod find;
 pub mod finish;
+pub mod impact;
 pub mod info;
 pub mod mark;
 pub mod markers;
 pub mod pin;
+mod range;
 pub mod report;
 pub mod restore;
 mod sealing;

@@ -127,8 +127,9 @@ impl ImplicitDocument {
 #[cfg(test)]
 mod tests {
     use pitr::postgres::TransactionId;
-    use pitr::wal_summary::SchemaChange;
+    use pitr::wal_summary::catalog::Filled;
     use pitr::wal_summary::moment::SchemaTraces;
+    use pitr::wal_summary::{RunSet, SchemaChange};
 
     use super::*;
     use crate::output::json;
@@ -140,6 +141,8 @@ mod tests {
             time: "2026-11-22T11:40:00.123456Z".parse().unwrap(),
             database: 5,
             tables: [16_402, 16_405].into_iter().collect(),
+            members: RunSet::default(),
+            filled: Filled::default(),
             traces: SchemaTraces { catalogs: [1259, 2608].into(), ..SchemaTraces::default() },
         };
         let timeline = TimelineId::FIRST;

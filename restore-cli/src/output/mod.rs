@@ -6,7 +6,10 @@
 pub mod deployments;
 pub mod deployments_page;
 pub mod expire;
+pub mod find;
 pub mod human;
+pub mod impact;
+pub mod impact_page;
 pub mod implicit;
 pub mod info;
 pub mod job;

@@ -21,6 +21,7 @@ const PARAMETER_CHANGE: u8 = 0x60;
 const RESTORE_POINT: u8 = 0x70;
 const FULL_PAGE_WRITES: u8 = 0x80;
 const END_OF_RECOVERY: u8 = 0x90;
+const PAGE_IMAGES: u8 = 0xB0;
 const CHECKPOINT_REDO: u8 = 0xE0;
 
 /// Of [`ResourceManager::STANDBY`].
@@ -72,7 +73,11 @@ pub enum RecordMeaning<'a> {
     UpdateRelationMap {
         database: Oid,
         tablespace: Oid,
+        /// The file's new content.
+        map: &'a [u8],
     },
+    /// Images of whole pages, which need not have been there before.
+    PageImages,
     /// The redo point of a checkpoint (17 and later).
     CheckpointRedo {
         wal_level: i32,
@@ -205,6 +210,7 @@ fn xlog(operation: u8, data: &[u8], major: MajorVersion) -> Parsed<'_> {
     Ok(match operation {
         CHECKPOINT_SHUTDOWN | CHECKPOINT_ONLINE => RecordMeaning::Checkpoint(checkpoint(operation, fields, major)?),
         SWITCH => RecordMeaning::Switch,
+        PAGE_IMAGES => RecordMeaning::PageImages,
         BACKUP_END => RecordMeaning::BackupEnd { start_lsn: whole(fields, Fields::lsn)? },
         FULL_PAGE_WRITES => RecordMeaning::FullPageWrites { enabled: whole(fields, Fields::u8)? != 0 },
         CHECKPOINT_REDO => RecordMeaning::CheckpointRedo { wal_level: whole(fields, Fields::i32)? },

@@ -29,6 +29,7 @@ impl ResourceManager {
     pub const STANDBY: Self = Self(8);
     pub const HEAP2: Self = Self(9);
     pub const HEAP: Self = Self(10);
+    pub const SEQUENCE: Self = Self(15);
     const LAST_BUILT_IN: Self = Self(21);
     /// From 15 on, extensions can have their own.
     const FIRST_CUSTOM: Self = Self(128);

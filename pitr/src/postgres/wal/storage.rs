@@ -53,8 +53,8 @@ pub(super) fn relation_map(operation: u8, data: &[u8]) -> Result<RecordMeaning<'
     }
     let mut fields = Fields::new(data);
     let mut next = || fields.u32().ok_or(RecordFault::MainDataTooShort);
-    let (database, tablespace) = (next()?, next()?);
-    Ok(RecordMeaning::UpdateRelationMap { database, tablespace })
+    let (database, tablespace, _length) = (next()?, next()?, next()?);
+    Ok(RecordMeaning::UpdateRelationMap { database, tablespace, map: fields.rest() })
 }
 
 fn locator(fields: &mut Fields<'_>) -> Option<RelationLocator> {

@@ -76,7 +76,7 @@ fn no_recent_blocks() -> [u32; RECENT_BLOCKS] {
 
 impl RelationTable {
     #[inline]
-    fn index(&mut self, relation: RelationLocator, fork: Fork) -> usize {
+    pub fn index(&mut self, relation: RelationLocator, fork: Fork) -> usize {
         let key = (relation, fork);
         if let Some((last, index)) = self.last
             && last == key

@@ -6,4 +6,5 @@ mod planning;
 mod run;
 mod watch;
 
+pub use planning::{plan_in, plan_request};
 pub use run::run;

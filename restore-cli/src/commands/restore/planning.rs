@@ -24,7 +24,7 @@ pub async fn plan(
     lineages: &[LineageStore],
     order: &RestoreOrder,
 ) -> Result<(LineageStore, RestorePlan), Failure> {
-    let mut request = PlanRequest {
+    let request = PlanRequest {
         target: order.target.clone(),
         timeline: order.timeline,
         exclusive: order.exclusive,
@@ -32,6 +32,18 @@ pub async fn plan(
         several_markers: SeveralMarkers::Refuse,
         check_wal: order.check_wal,
     };
+    plan_request(context, lineages, request).await
+}
+
+/// As [`plan`], for any request.
+///
+/// # Errors
+/// As [`plan`].
+pub async fn plan_request(
+    context: &Context,
+    lineages: &[LineageStore],
+    mut request: PlanRequest,
+) -> Result<(LineageStore, RestorePlan), Failure> {
     match context.interruptible(None, plan_in_lineages(context, lineages, &request)).await {
         Err(Failure::Plan(refusal)) if context.terminal.can_ask() => match refusal.as_ref() {
             PlanError::AmbiguousMarker { name, markers } => {
@@ -88,7 +100,11 @@ fn ends_before_asked(plan: &RestorePlan) -> bool {
     plan.warnings.iter().any(|warning| matches!(warning, PlanWarning::BeyondLastCommit { .. }))
 }
 
-async fn plan_in(
+/// The plan in one lineage.
+///
+/// # Errors
+/// The target cannot be reached there, or the repository cannot be read.
+pub async fn plan_in(
     context: &Context,
     lineage: &LineageStore,
     request: &PlanRequest,

@@ -183,7 +183,10 @@ fn files_of_relations_come_and_shrink() {
     let data = [words(&[5, 1663, 8]), vec![0xAA; 8]].concat();
     meaning_of(ResourceManager::RELMAP, 0x00, &data, MajorVersion::V15, |meaning| {
         let meaning = meaning.unwrap();
-        assert!(matches!(meaning, RecordMeaning::UpdateRelationMap { database: 5, tablespace: 1663 }));
+        let RecordMeaning::UpdateRelationMap { database: 5, tablespace: 1663, map } = meaning else {
+            panic!("{meaning:?}")
+        };
+        assert_eq!(map, [0xAA; 8]);
     });
 }
 
