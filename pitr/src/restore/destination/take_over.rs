@@ -15,12 +15,11 @@ use rustix::io::Errno;
 use super::old_cluster::{OldCluster, refuse_server};
 use super::{Destination, Result};
 use crate::fs::{Action, Directory, EntryType, Error, FailureKind};
+use crate::postgres::data_directory::FORMER_WAL_PREFIX;
 use crate::restore::stamp::RestoreStamp;
 
 /// In `global`, until the files of the backup are there.
 const FORMER_CONTROL_FILE: &str = "pg_control.replaced";
-/// What a `pg_wal` that was moved aside is called, with the name of the restore behind it.
-pub(super) const FORMER_WAL_PREFIX: &str = "pg_wal.before-";
 
 /// Adds to `stamp` what the old cluster has that must not be forgotten. Only reads.
 pub(super) fn intend(
