@@ -100,7 +100,8 @@ impl Past {
 
     async fn delta(&self, more: &[&str]) -> Result<Run> {
         let directory = self.directory().display().to_string();
-        let mut arguments = vec!["restore", "--before", "release-42", "--into", &directory, "--delta", "--yes", "--json"];
+        let mut arguments =
+            vec!["restore", "--before", "release-42", "--into", &directory, "--delta", "--yes", "--json"];
         arguments.extend(more);
         self.scene.cli().run(arguments).await
     }

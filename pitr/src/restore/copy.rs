@@ -103,10 +103,8 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 
 /// What the cluster has in each of its tablespaces (`TABLESPACE_VERSION_DIRECTORY`).
 fn version_directory(control_file: &[u8]) -> Result<String> {
-    let control = ControlFile::parse(control_file).map_err(|error| Error::Damaged {
-        object: "global/pg_control".to_owned(),
-        reason: error.to_string(),
-    })?;
+    let control = ControlFile::parse(control_file)
+        .map_err(|error| Error::Damaged { object: "global/pg_control".to_owned(), reason: error.to_string() })?;
     Ok(format!("PG_{}_{}", control.major, control.catalog_version))
 }
 

@@ -155,9 +155,11 @@ impl Restorer {
         let stamp = RestoreStamp::new(options.restore.clone(), plan, self.clock.now(), &directory);
         let destination = checked.destination.clone();
         let prepared = blocking(move || Ok(PreparedDestination::prepare(destination, stamp)?)).await?;
-        self.fill(plan, options, &checked, prepared)
-            .await
-            .map_err(|source| Error::Incomplete { directory, delta: options.delta, source: Box::new(source) })
+        self.fill(plan, options, &checked, prepared).await.map_err(|source| Error::Incomplete {
+            directory,
+            delta: options.delta,
+            source: Box::new(source),
+        })
     }
 
     async fn fill(

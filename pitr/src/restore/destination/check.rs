@@ -241,7 +241,10 @@ fn old_cluster_notes(directory: &Path, old: &OldCluster, tablespaces: &[Tablespa
     }];
     let left = old.tablespaces.iter().filter(|path| !tablespaces.iter().any(|target| target.path == **path));
     notes.extend(left.map(|path| {
-        format!("\"{}\" is a tablespace that goes elsewhere or is not in the backup; its files are left there", path.display())
+        format!(
+            "\"{}\" is a tablespace that goes elsewhere or is not in the backup; its files are left there",
+            path.display()
+        )
     }));
     notes
 }

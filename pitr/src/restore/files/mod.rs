@@ -35,8 +35,8 @@ pub(crate) fn check_extents(map: &FileMap) -> Result<(), String> {
 
 pub(super) use durability::FileSystems;
 pub(crate) use map::FileMap;
-pub(crate) use pack_table::{PackTable, read_range};
 pub use outlook::DeltaOutlook;
+pub(crate) use pack_table::{PackTable, read_range};
 pub use sizes::TreeSizes;
 pub(super) use surplus::Removed;
 pub(super) use transfer::Transfer;

@@ -83,9 +83,7 @@ impl DeltaOutlook {
         let metadata = match std::fs::symlink_metadata(path) {
             Ok(metadata) if metadata.is_file() && metadata.nlink() == 1 => Some(metadata),
             Ok(_) => None,
-            Err(error)
-                if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
-            {
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
                 None
             }
             Err(error) => return Err(FileError::new(Action::Stat, path, error).into()),

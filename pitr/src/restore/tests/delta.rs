@@ -7,9 +7,7 @@ use super::*;
 use crate::fs::Directory;
 use crate::repository::backup::Extent;
 use crate::restore::destination::{self, TablespaceMapping, TablespacePair};
-use crate::restore::testing::{
-    BackupWriter, control_file, control_file_of, lineage_in, memory, path, snapshot,
-};
+use crate::restore::testing::{BackupWriter, control_file, control_file_of, lineage_in, memory, path, snapshot};
 
 const PAGE: usize = 8192;
 
@@ -192,9 +190,9 @@ async fn what_is_equal_is_not_fetched() {
     let restored = delta(&lineage, &manifest, &directory).await.unwrap();
     // What a restore adapts, the label that is always there, and the tables of packs.
     assert!(restored.fetched_bytes < whole.fetched_bytes / 4, "{} of {}", restored.fetched_bytes, whole.fetched_bytes);
-    let none_moved = std::fs::read_dir(&directory).unwrap().all(|entry| {
-        !entry.unwrap().file_name().to_string_lossy().starts_with("pg_wal.before-")
-    });
+    let none_moved = std::fs::read_dir(&directory)
+        .unwrap()
+        .all(|entry| !entry.unwrap().file_name().to_string_lossy().starts_with("pg_wal.before-"));
     assert!(none_moved, "an empty pg_wal is not worth keeping");
     let plan = plan_for(&lineage, &manifest);
     let checked = restorer(&lineage, &CancellationToken::new()).check(&plan, &with_delta(&directory)).await.unwrap();
