@@ -14,8 +14,9 @@ use rustix::io::Errno;
 
 use super::old_cluster::{OldCluster, refuse_server};
 use super::{Destination, Result};
-use crate::fs::{Action, Directory, EntryType, Error, FailureKind};
+use crate::fs::{Action, Directory, EntryType, Error, FailureKind, is_staging_name};
 use crate::postgres::data_directory::FORMER_WAL_PREFIX;
+use crate::restore::server::wal_test::TEST_FILE;
 use crate::restore::stamp::RestoreStamp;
 
 /// In `global`, until the files of the backup are there.
@@ -73,7 +74,7 @@ fn take_control_file(directory: &Directory) -> Result<()> {
     Ok(())
 }
 
-/// Whether `pg_wal` is anything but an empty directory as a restore makes it.
+/// Whether `pg_wal` is anything but an empty directory as a restore makes and tests it.
 fn holds_wal(directory: &Directory) -> Result<bool> {
     match directory.status("pg_wal") {
         Ok(status) if status.entry_type == EntryType::Directory => {}
@@ -83,12 +84,21 @@ fn holds_wal(directory: &Directory) -> Result<bool> {
     }
     let wal = directory.open_dir("pg_wal")?;
     for (name, entry_type) in wal.entries()? {
-        let made_by_us = entry_type == EntryType::Directory && wal.open_dir(&name)?.entries()?.is_empty();
+        let made_by_us = match entry_type {
+            EntryType::Directory => wal.open_dir(&name)?.entries()?.is_empty(),
+            EntryType::File => name.to_str().is_some_and(is_test_file),
+            EntryType::Symlink | EntryType::Other => false,
+        };
         if !made_by_us {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// What the test of the restore command leaves where it is killed.
+fn is_test_file(name: &str) -> bool {
+    is_staging_name(name) || Path::new("pg_wal").join(name) == Path::new(TEST_FILE)
 }
 
 fn former_wal_note(directory: &Directory, name: &str) -> Option<String> {

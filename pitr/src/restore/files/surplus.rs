@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::tree::{Tree, remove};
-use crate::fs::{Directory, EntryType, Result};
+use crate::fs::{Directory, EntryType, Result, is_staging_name};
 use crate::repository::backup::StoredPath;
 use crate::repository::hash::BlockHash;
 
@@ -94,6 +94,7 @@ pub(super) fn remove_surplus(tree: &Tree, kept: &KeptPaths, version_directory: &
     for name in OWN_FILES {
         surplus.clean_file(root, name)?;
     }
+    surplus.clean_staged(root)?;
     for (oid, directory) in tree.tablespaces() {
         let path = Path::new("pg_tblspc").join(oid.to_string()).join(version_directory);
         surplus.clean_below(directory, version_directory.into(), &path)?;
@@ -137,6 +138,17 @@ impl Surplus<'_> {
     fn stays(&self, path: &Path) -> bool {
         let mapped = |(oid, _): (u32, _)| path == PathBuf::from("pg_tblspc").join(oid.to_string());
         self.kept.contains(path) || self.tree.tablespaces().any(mapped)
+    }
+
+    /// What a restore was about to publish when it was killed.
+    fn clean_staged(&mut self, directory: &Directory) -> Result<()> {
+        for (name, entry_type) in directory.entries()? {
+            if entry_type == EntryType::File && name.to_str().is_some_and(is_staging_name) {
+                directory.remove_file(&name)?;
+                self.removed.entries += 1;
+            }
+        }
+        Ok(())
     }
 
     fn clean_file(&mut self, directory: &Directory, name: &str) -> Result<()> {

@@ -75,7 +75,7 @@ impl ConfigurationWriter<'_> {
             };
             let content = std::fs::read(path).map_err(|error| Error::new(Action::Read, path, error))?;
             if let Some(adapted) = adapt(&content, &externals.moved, &externals.dropped) {
-                if std::fs::canonicalize(parent).ok().as_deref() != Some(parent) {
+                if !external::leads_into(self.directory.path(), parent) {
                     written.notes.push(format!(
                         "\"{}\" is reached through a symbolic link and was left as it is",
                         path.display()

@@ -137,7 +137,14 @@ fn change(directory: &Path) {
     }
     symlink(outside.join("linked"), at("base/5/new-link")).unwrap();
     symlink(&outside, at("pg_tblspc/16500")).unwrap();
-    for name in ["postmaster.opts", "standby.signal", "backup_label.old", "server.log", "conf.d/mine.conf"] {
+    for name in [
+        "postmaster.opts",
+        "standby.signal",
+        "backup_label.old",
+        ".pitr_restore.json.17.0123456789abcdef.tmp",
+        "server.log",
+        "conf.d/mine.conf",
+    ] {
         std::fs::write(at(name), "new").unwrap();
     }
     std::fs::write(at("postmaster.pid"), "99999999\n").unwrap();
@@ -187,6 +194,7 @@ async fn what_is_equal_is_not_fetched() {
     let manifest = backup(&lineage).await;
     let (_scratch, directory) = target();
     let whole = restore(&lineage, &manifest, &directory).await.unwrap();
+    std::fs::write(directory.join("pg_wal/pitr_restore_command_test"), "left by a kill").unwrap();
     let restored = delta(&lineage, &manifest, &directory).await.unwrap();
     // What a restore adapts, the label that is always there, and the tables of packs.
     assert!(restored.fetched_bytes < whole.fetched_bytes / 4, "{} of {}", restored.fetched_bytes, whole.fetched_bytes);
