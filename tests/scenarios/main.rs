@@ -3,6 +3,7 @@
 mod agent_killed;
 mod archive_mode;
 mod bad_input;
+mod delta;
 mod deployments;
 mod disk_full;
 mod find;

@@ -22,4 +22,4 @@ mod staged;
 pub use directory::{Directory, EntryType, FileStatus};
 pub use durable::{create_dir_all_durable, fsync_dir, publish_bytes};
 pub use error::{Action, Error, FailureKind, Result};
-pub use staged::{Publish, StagedFile};
+pub use staged::{Publish, StagedFile, is_staging_name};

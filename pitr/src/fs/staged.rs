@@ -31,6 +31,17 @@ pub struct StagedFile {
     named: bool,
 }
 
+/// Whether a file of this name was staged, by whomever, and never published if nobody writes it now.
+#[must_use]
+pub fn is_staging_name(name: &str) -> bool {
+    let mut parts = name.rsplitn(4, '.');
+    let (tmp, random, pid) = (parts.next(), parts.next(), parts.next());
+    tmp == Some("tmp")
+        && random.is_some_and(|random| random.len() == 16 && random.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        && pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
+        && parts.next().is_some_and(|stem| stem.starts_with('.'))
+}
+
 impl StagedFile {
     /// A new file in `staging`, which must be in the same file system as its final place.
     ///

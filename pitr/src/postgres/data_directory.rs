@@ -28,6 +28,9 @@ const SKIPPED: [&str; 9] = [
 ];
 /// The same, with whatever follows: `.old` copies and temporary files.
 const SKIPPED_PREFIXES: [&str; 3] = ["backup_label", "tablespace_map", "backup_manifest"];
+/// How a `pg_wal` is called, with more behind it, that a restore over an old data directory moved aside: a directory, or the
+/// link that `pg_wal` was.
+pub const FORMER_WAL_PREFIX: &str = "pg_wal.before-";
 const SKIPPED_ANYWHERE: [&str; 2] = [".DS_Store", "lost+found"];
 const TEMPORARY_PREFIX: &str = "pgsql_tmp";
 const RELATION_CACHE_PREFIX: &str = "pg_internal.init";
@@ -109,6 +112,7 @@ pub fn classify(path: &Path, is_directory: bool) -> EntryKind {
     }
     match (names.as_slice(), is_directory) {
         ([top, ..], _) if EMPTIED.contains(top) => emptied(&names, is_directory),
+        ([name], _) if name.starts_with(FORMER_WAL_PREFIX) => EntryKind::Skip(SkipReason::ServerState),
         ([name], false) if is_skipped_at_top(name) => EntryKind::Skip(SkipReason::ServerState),
         (["pg_tblspc", rest @ ..], _) => in_tablespaces(rest, is_directory),
         (_, true) => EntryKind::Directory,

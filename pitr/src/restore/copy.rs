@@ -6,9 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::contents::Contents;
 use super::destination::PreparedDestination;
-use super::files::{FileSystems, Transfer, TransferOptions, Tree};
+use super::files::{FileSystems, Removed, Transfer, TransferOptions, Tree};
 use super::progress::{Phase, ProgressSender};
 use super::{Error, Result};
+use crate::postgres::control_file::ControlFile;
 use crate::repository::LineageStore;
 use crate::repository::backup::StoredPath;
 
@@ -32,6 +33,7 @@ const NEEDED_DIRECTORIES: [&str; 11] = [
 pub(super) struct FileCopy {
     tree: Arc<Tree>,
     file_systems: FileSystems,
+    reuses_files: bool,
 }
 
 /// What a copy brought.
@@ -40,6 +42,8 @@ pub(super) struct Copied {
     /// The content of `global/pg_control`, which is not written yet.
     pub(super) control_file: Vec<u8>,
     pub(super) notes: Vec<String>,
+    /// Of what an old cluster had.
+    pub(super) removed: Removed,
 }
 
 impl FileCopy {
@@ -48,7 +52,7 @@ impl FileCopy {
     pub(super) fn new(destination: &PreparedDestination) -> Result<Self> {
         let tree = Arc::new(Tree::new(destination));
         let file_systems = FileSystems::open(tree.roots())?;
-        Ok(Self { tree, file_systems })
+        Ok(Self { tree, file_systems, reuses_files: destination.reuses_files() })
     }
 
     /// Writes everything but `global/pg_control`. Nothing is durable yet.
@@ -71,9 +75,15 @@ impl FileCopy {
             object: lineage.layout().root().to_string(),
             reason: "holds no \"global/pg_control\" of this backup".to_owned(),
         })?;
+        let removed = if self.reuses_files {
+            let (listed, version) = (Arc::clone(contents), version_directory(&control_file)?);
+            blocking(move || transfer.remove_surplus(other_paths(&listed).iter(), &version)).await?
+        } else {
+            Removed::default()
+        };
         let (tree, listed) = (Arc::clone(&self.tree), Arc::clone(contents));
         let notes = blocking(move || make_links(&tree, &listed)).await?;
-        Ok(Copied { control_file, notes })
+        Ok(Copied { control_file, notes, removed })
     }
 
     /// Makes everything that was written durable.
@@ -89,6 +99,20 @@ impl FileCopy {
 /// Runs what blocks off the async threads; it is never left running.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::panicked(&error))?
+}
+
+/// What the cluster has in each of its tablespaces (`TABLESPACE_VERSION_DIRECTORY`).
+fn version_directory(control_file: &[u8]) -> Result<String> {
+    let control = ControlFile::parse(control_file)
+        .map_err(|error| Error::Damaged { object: "global/pg_control".to_owned(), reason: error.to_string() })?;
+    Ok(format!("PG_{}_{}", control.major, control.catalog_version))
+}
+
+/// Everything of the backup that is no file.
+fn other_paths(contents: &Contents) -> Vec<StoredPath> {
+    let directories = contents.directories.iter().map(|(path, _)| path.clone());
+    let links = contents.links.iter().map(|(path, _)| path.clone());
+    directories.chain(links).chain(needed_directories()).collect()
 }
 
 fn make_directories(tree: &Tree, contents: &Contents) -> Result<()> {

@@ -53,7 +53,7 @@ pub enum Error {
     Internal { reason: String },
     /// The copy into `directory` began and did not finish.
     #[error("the restore into \"{}\" did not finish", directory.display())]
-    Incomplete { directory: PathBuf, source: Box<Error> },
+    Incomplete { directory: PathBuf, delta: bool, source: Box<Error> },
 }
 
 impl Error {
@@ -88,8 +88,12 @@ impl Error {
                 "restore on another host, or choose a target before that point; nothing was changed here".to_owned(),
             ),
             Self::Server(error) => error.hint(),
-            Self::Incomplete { source, .. } => {
-                let rest = "what was written cannot start as a server; the same command cleans it up and begins anew";
+            Self::Incomplete { source, delta, .. } => {
+                let rest = if *delta {
+                    "what is there cannot start as a server; the same command compares it again and finishes"
+                } else {
+                    "what was written cannot start as a server; the same command cleans it up and begins anew"
+                };
                 Some(match source.hint() {
                     Some(hint) => format!("{hint}; {rest}"),
                     None => rest.to_owned(),

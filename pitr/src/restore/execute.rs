@@ -14,9 +14,9 @@ use super::configure::{Configuration, publish_control_file};
 use super::contents::Contents;
 use super::copy::{Copied, FileCopy, blocking};
 use super::destination::{
-    Destination, Ownership, PreparedDestination, SpaceNeed, SystemAccounts, check_companion, check_space,
+    Destination, Ownership, PreparedDestination, Reuse, SpaceNeed, SystemAccounts, check_companion, check_space,
 };
-use super::files::TreeSizes;
+use super::files::{DeltaOutlook, TreeSizes};
 use super::options::RestoreOptions;
 use super::progress::{Phase, Progress, ProgressSender};
 use super::stamp::RestoreStamp;
@@ -44,6 +44,8 @@ pub struct Restorer {
 pub struct CheckedRestore {
     pub destination: Destination,
     pub(super) contents: Arc<Contents>,
+    /// Where files that are there are to be reused.
+    pub delta: Option<DeltaOutlook>,
     pub(super) tablespaces_in_wal: TablespacesInWal,
 }
 
@@ -56,10 +58,23 @@ pub struct RestoredDirectory {
     pub files: u64,
     pub bytes: u64,
     pub fetched_bytes: u64,
+    /// What came of files that were there, where they were to be reused.
+    pub delta: Option<DeltaResult>,
     /// Seconds for each part, in order.
     pub seconds: Vec<(&'static str, f64)>,
     /// What a person should know.
     pub notes: Vec<String>,
+}
+
+/// What was found in an old directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeltaResult {
+    /// Bytes that were read and compared.
+    pub compared_bytes: u64,
+    /// Bytes that were as they should be, and were left alone.
+    pub reused_bytes: u64,
+    /// Files, links and directories that the backup lacks and that were removed; a directory counts as one.
+    pub removed_entries: u64,
 }
 
 impl CheckedRestore {
@@ -84,20 +99,33 @@ impl Restorer {
             if let Some(companion) = &asked.companion {
                 check_companion(&companion.path)?;
             }
-            Ok(Destination::check(&manifest, &asked.directory, &asked.tablespaces, owner, &SystemAccounts)?)
+            let reuse = if asked.delta { Reuse::SameCluster } else { Reuse::Nothing };
+            Ok(Destination::check(&manifest, &asked.directory, &asked.tablespaces, owner, &SystemAccounts, reuse)?)
         })
         .await?;
         let (warnings, policy) = (plan.warnings.clone(), options.tablespaces_in_wal);
-        let tablespaces_in_wal = blocking(move || tablespace_guard::inspect(&warnings, policy)).await?;
+        let former = destination.former_tablespaces();
+        let tablespaces_in_wal = blocking(move || tablespace_guard::inspect(&warnings, policy, &former)).await?;
         let contents = Arc::new(Contents::load(&self.lineage, &plan.backup).await?);
-        self.check_space(plan, &destination, &contents).await?;
-        Ok(CheckedRestore { destination, contents, tablespaces_in_wal })
+        let delta = self.check_space(plan, options, &destination, &contents).await?;
+        Ok(CheckedRestore { destination, contents, delta, tablespaces_in_wal })
     }
 
-    async fn check_space(&self, plan: &RestorePlan, destination: &Destination, contents: &Contents) -> Result<()> {
+    async fn check_space(
+        &self,
+        plan: &RestorePlan,
+        options: &RestoreOptions,
+        destination: &Destination,
+        contents: &Contents,
+    ) -> Result<Option<DeltaOutlook>> {
         let room = u64::from(u32::from(plan.backup.wal_segment_size)) * SEGMENTS_OF_ROOM;
         let mut needs = vec![SpaceNeed { path: destination.directory.clone(), bytes: room }];
-        if destination.is_one_file_system()? {
+        let mut delta = None;
+        if options.delta {
+            let (outlook, more) = DeltaOutlook::measure(&self.lineage, contents, destination).await?;
+            needs.extend(more);
+            delta = Some(outlook);
+        } else if destination.is_one_file_system()? {
             needs.push(SpaceNeed { path: destination.directory.clone(), bytes: plan.backup.size_bytes });
         } else {
             let oids: Vec<u32> = destination.tablespaces.iter().map(|target| target.oid).collect();
@@ -108,7 +136,8 @@ impl Restorer {
                 bytes: sizes.tablespaces.get(&target.oid).copied().unwrap_or(0),
             }));
         }
-        blocking(move || Ok(check_space(&needs)?)).await
+        blocking(move || Ok(check_space(&needs)?)).await?;
+        Ok(delta)
     }
 
     /// Restores the files of the plan's backup and makes them a cluster that recovers to the plan's target.
@@ -126,9 +155,11 @@ impl Restorer {
         let stamp = RestoreStamp::new(options.restore.clone(), plan, self.clock.now(), &directory);
         let destination = checked.destination.clone();
         let prepared = blocking(move || Ok(PreparedDestination::prepare(destination, stamp)?)).await?;
-        self.fill(plan, options, &checked, prepared)
-            .await
-            .map_err(|source| Error::Incomplete { directory, source: Box::new(source) })
+        self.fill(plan, options, &checked, prepared).await.map_err(|source| Error::Incomplete {
+            directory,
+            delta: options.delta,
+            source: Box::new(source),
+        })
     }
 
     async fn fill(
@@ -144,10 +175,10 @@ impl Restorer {
             *progress = Progress { files_total, bytes_total, ..Progress::default() };
         });
         let copy = FileCopy::new(&prepared)?;
-        let Copied { control_file, notes: link_notes } =
+        let Copied { control_file, notes: link_notes, removed } =
             copy.write(&self.lineage, &checked.contents, options.transfer, &self.progress, &self.cancel).await?;
         clock.note("copy");
-        let mut notes = [checked.notes(), link_notes].concat();
+        let mut notes = [checked.notes(), prepared.notes().to_vec(), link_notes].concat();
 
         let configuration = Configuration::new(plan, options, checked)?;
         let (mut prepared, control_file, configured) = blocking(move || {
@@ -179,6 +210,11 @@ impl Restorer {
             files: reached.files_done,
             bytes: reached.bytes_done,
             fetched_bytes: reached.fetched_bytes,
+            delta: options.delta.then_some(DeltaResult {
+                compared_bytes: reached.compared_bytes,
+                reused_bytes: reached.reused_bytes,
+                removed_entries: removed.entries,
+            }),
             seconds: clock.seconds,
             notes,
         })

@@ -33,8 +33,8 @@ pub(crate) mod testing;
 pub(crate) mod tests;
 
 pub use error::{Error, FailureClass, Result};
-pub use execute::{CheckedRestore, RestoredDirectory, Restorer};
-pub use files::{TransferOptions, TreeSizes};
+pub use execute::{CheckedRestore, DeltaResult, RestoredDirectory, Restorer};
+pub use files::{DeltaOutlook, TransferOptions, TreeSizes};
 pub use options::{CompanionFile, RestoreOptions};
 pub use progress::{Phase, Progress, ProgressSender};
 pub use report::RestoreReport;

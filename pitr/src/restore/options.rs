@@ -15,6 +15,8 @@ pub struct RestoreOptions {
     /// The data directory to be.
     pub directory: PathBuf,
     pub tablespaces: TablespaceMapping,
+    /// Whether the directory may hold the same cluster, whose files are compared by content and kept where they are equal.
+    pub delta: bool,
     pub owner: Option<OwnerRequest>,
     pub action: TargetAction,
     pub restore_command: RestoreCommand,

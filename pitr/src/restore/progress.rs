@@ -30,6 +30,9 @@ pub struct Progress {
     /// Plain bytes, as they stand on disk.
     pub bytes_done: u64,
     pub bytes_total: u64,
+    /// Bytes of files that were there and were read, and those that are as they should be.
+    pub compared_bytes: u64,
+    pub reused_bytes: u64,
     /// Bytes that came from the repository.
     pub fetched_bytes: u64,
     /// Start of the newest WAL segment that the server was given.

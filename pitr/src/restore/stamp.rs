@@ -104,6 +104,15 @@ pub struct RestoreStamp {
     pub data_directory: PathBuf,
     /// Directories outside the data directory that belong to this restore.
     pub tablespaces: Vec<PathBuf>,
+    /// Whether files of an older cluster are reused here: what did not finish may then not be removed as a whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub delta: bool,
+    /// Where tablespaces of that cluster stand that the backup does not put there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_tablespaces: Vec<PathBuf>,
+    /// Names in the data directory that its `pg_wal` was moved to, or is about to be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_wal: Vec<String>,
 }
 
 /// The stamp of a directory, or what is wrong with it.
@@ -134,6 +143,9 @@ impl RestoreStamp {
             started,
             data_directory: data_directory.to_owned(),
             tablespaces: Vec::new(),
+            delta: false,
+            former_tablespaces: Vec::new(),
+            former_wal: Vec::new(),
         }
     }
 

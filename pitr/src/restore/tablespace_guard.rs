@@ -36,11 +36,16 @@ pub(super) struct TablespacesInWal {
     pub(super) notes: Vec<String>,
 }
 
-/// Looks at every path that replay will use. Blocks.
+/// Looks at every path that replay will use. Those of `former` are of the very cluster that is restored over, and replay may
+/// make them anew as it did before. Blocks.
 ///
 /// # Errors
 /// [`Error::Tablespace`] for a path that `policy` does not permit, or that a running server uses.
-pub(super) fn inspect(warnings: &[PlanWarning], policy: TablespacePolicy) -> Result<TablespacesInWal> {
+pub(super) fn inspect(
+    warnings: &[PlanWarning],
+    policy: TablespacePolicy,
+    former: &[PathBuf],
+) -> Result<TablespacesInWal> {
     let mut found = TablespacesInWal::default();
     let mut seen = Vec::new();
     let servers = running_servers();
@@ -52,6 +57,8 @@ pub(super) fn inspect(warnings: &[PlanWarning], policy: TablespacePolicy) -> Res
         }
         let path = PathBuf::from(path);
         let state = state_of(&path);
+        let is_former = std::fs::canonicalize(&path).is_ok_and(|path| former.contains(&path));
+        let policy = if is_former { TablespacePolicy::Allowed } else { policy };
         decide(*lsn, &path, state, &servers, policy)?;
         if seen.contains(&path) {
             continue;
@@ -150,7 +157,7 @@ mod tests {
         let warning = |lsn| PlanWarning::TablespaceInWal { lsn: Lsn::new(lsn), path: path.clone() };
         let in_place = |path: &str| PlanWarning::TablespaceInWal { lsn: Lsn::new(3), path: path.to_owned() };
         let warnings = [warning(1), warning(2), in_place(""), in_place("pg_tblspc/16400")];
-        let found = inspect(&warnings, TablespacePolicy::Careful).unwrap();
+        let found = inspect(&warnings, TablespacePolicy::Careful, &[]).unwrap();
         assert_eq!(found.to_make, [PathBuf::from(path)]);
         assert_eq!(found.notes.len(), 1);
     }

@@ -1,6 +1,7 @@
 //! Restores of synthetic backups, whole and damaged.
 
 mod damage;
+mod delta;
 mod destination;
 mod server;
 mod whole;
@@ -21,6 +22,7 @@ pub(crate) fn options(directory: &Path) -> RestoreOptions {
         restore: "20261122T101500Z-00001a2b".parse().unwrap(),
         directory: directory.to_owned(),
         tablespaces: destination_mapping(),
+        delta: false,
         owner: None,
         action: TargetAction::Promote,
         restore_command: RestoreCommand::Shell("false".to_owned()),

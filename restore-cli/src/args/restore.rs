@@ -17,7 +17,11 @@ const DESTINATION: &str = "Destination";
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The plan is printed first; --dry-run prints nothing else and touches nothing. The directory must
-be empty or not exist.
+be empty or not exist, unless --delta says that it may hold the same cluster.
+
+--delta compares every page of the directory with the backup's by content and fetches only those
+that differ. The server must be stopped. Files that the backup lacks go; the old pg_wal is moved
+aside, never removed. Interrupted, it is finished by the same command.
 
 The plan follows from WAL summaries and the WAL around the target. Damage in other WAL is met when
 it is replayed, which then stops with an error; --check-wal finds it beforehand.
@@ -28,6 +32,7 @@ Europe/Berlin\") or are relative (\"10 min ago\").
 Examples:
   pitr restore --before release-42 --into /srv/restored --dry-run
   pitr restore --before release-42 --into /srv/restored --start --port 5433
+  pitr restore --before release-42 --into /var/lib/postgresql/15/main --delta
   pitr restore --time \"10 min ago\" --into /srv/restored --tablespaces-into /srv/tablespaces
   pitr restore --latest --into /srv/restored --owner postgres")]
 pub struct RestoreArgs {
@@ -43,6 +48,9 @@ pub struct RestoreArgs {
     /// The data directory to be
     #[arg(long, value_name = "DIR", help_heading = DESTINATION)]
     pub into: PathBuf,
+    /// Reuse what DIR holds, an old data directory of the same cluster, and fetch only what differs
+    #[arg(long, help_heading = DESTINATION)]
+    pub delta: bool,
     /// Put the tablespace that was at OLD, or has the OID OLD, to NEW; may be repeated
     #[arg(long, value_name = "OLD=NEW", help_heading = DESTINATION)]
     pub tablespace: Vec<String>,
@@ -109,6 +117,7 @@ pub struct RestoreOrder {
     pub target_action: TargetAction,
     pub backup: Option<BackupId>,
     pub into: PathBuf,
+    pub delta: bool,
     pub tablespaces: Tablespaces,
     pub owner: Option<OwnerName>,
     pub bin_directory: Option<PathBuf>,
@@ -136,6 +145,7 @@ impl RestoreArgs {
             backup: backup
                 .map_err(|error| UsageError::new(error.to_string()).with_hint("pitr info lists the backups"))?,
             into: absolute(current, &self.into),
+            delta: self.delta,
             tablespaces: Tablespaces {
                 moved: parse_tablespaces(&self.tablespace)?,
                 others_into: self.tablespaces_into.as_deref().map(|path| absolute(current, path)),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use pitr::postgres::{Lsn, ServerVersion, SystemIdentifier, TimelineId};
 use pitr::recovery::{PlanWarning, RestorePlan, Transaction, TransactionEnd, WalRun};
 use pitr::repository::backup::BackupId;
+use pitr::restore::DeltaOutlook;
 use serde::Serialize;
 
 use super::View;
@@ -23,7 +24,18 @@ pub struct PlanDocument {
     pub fetch: Fetch,
     pub basis: Basis,
     pub into: PathBuf,
+    /// With `--delta`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<DeltaDocument>,
     pub warnings: Vec<String>,
+}
+
+/// What a directory holds, by the sizes of its files: nothing was read yet.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeltaDocument {
+    pub files_there: u64,
+    pub compare_bytes: u64,
+    pub lacking_bytes: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -120,6 +132,7 @@ impl PlanDocument {
                 summaries: basis.summaries,
             },
             into: into.to_owned(),
+            delta: None,
             warnings: warnings.iter().map(warning).collect(),
         }
     }
@@ -147,6 +160,9 @@ impl PlanDocument {
         line("fetch", self.fetch.line());
         line("read", self.basis.line());
         line("into", self.into.display().to_string());
+        if let Some(delta) = &self.delta {
+            line("delta", delta.line());
+        }
         for warning in &self.warnings {
             text += &format!("\n  {} {warning}", view.paint.yellow("warning:"));
         }
@@ -164,6 +180,25 @@ impl PlanDocument {
             view.zone.both(backup.stop_time.0),
             self.postgres_version,
             human::bytes(backup.size_bytes)
+        )
+    }
+}
+
+impl DeltaDocument {
+    pub const fn new(outlook: &DeltaOutlook) -> Self {
+        let DeltaOutlook { files_there, compare_bytes, lacking_bytes } = *outlook;
+        Self { files_there, compare_bytes, lacking_bytes }
+    }
+
+    fn line(&self) -> String {
+        if self.files_there == 0 {
+            return "nothing is there to reuse; all is fetched".to_owned();
+        }
+        format!(
+            "{}, {} are there and are compared, and only what differs is fetched; {} are not there",
+            human::count(self.files_there, "file"),
+            human::bytes(self.compare_bytes),
+            human::bytes(self.lacking_bytes)
         )
     }
 }

@@ -7,7 +7,7 @@ use pitr::repository::backup::BackupId;
 use pitr::repository::layout::ClusterName;
 use pitr::repository::lineage::LineageId;
 use pitr::restore::certificate::{Certificate, CertifiedServer, Check, RestoredBytes, Verdict};
-use pitr::restore::{RestoreId, RestoredDirectory, shell_word};
+use pitr::restore::{DeltaResult, RestoreId, RestoredDirectory, shell_word};
 use serde::Serialize;
 
 use super::View;
@@ -32,11 +32,22 @@ pub struct RestoredDocument {
     pub files: u64,
     pub bytes: u64,
     pub fetched_bytes: u64,
+    /// With `--delta`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<DeltaResultDocument>,
     pub seconds: Vec<PhaseDocument>,
     pub notes: Vec<String>,
     pub start_command: String,
     pub plan: PlanDocument,
     pub certificate: Option<CertificateDocument>,
+}
+
+/// What an old directory was good for.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeltaResultDocument {
+    pub compared_bytes: u64,
+    pub reused_bytes: u64,
+    pub removed_entries: u64,
 }
 
 /// A certificate as it is printed.
@@ -89,6 +100,7 @@ impl RestoredDocument {
             files: restored.files,
             bytes: restored.bytes,
             fetched_bytes: restored.fetched_bytes,
+            delta: restored.delta.as_ref().map(DeltaResultDocument::new),
             seconds,
             notes,
             start_command,
@@ -108,6 +120,17 @@ impl RestoredDocument {
             human::bytes(self.fetched_bytes),
             human::seconds(total)
         );
+        if let Some(delta) = &self.delta {
+            text += &format!(
+                "  {} compared, {} of it reused; {} removed that the backup lacks\n",
+                human::bytes(delta.compared_bytes),
+                human::bytes(delta.reused_bytes),
+                match delta.removed_entries {
+                    1 => "1 entry".to_owned(),
+                    entries => format!("{} entries", human::grouped(entries)),
+                }
+            );
+        }
         for note in &self.notes {
             // What the plan warned of was told.
             if !self.plan.warnings.contains(note) {
@@ -124,6 +147,13 @@ impl RestoredDocument {
             }
         }
         text
+    }
+}
+
+impl DeltaResultDocument {
+    const fn new(result: &DeltaResult) -> Self {
+        let DeltaResult { compared_bytes, reused_bytes, removed_entries } = *result;
+        Self { compared_bytes, reused_bytes, removed_entries }
     }
 }
 
@@ -226,6 +256,7 @@ mod tests {
             files: 1203,
             bytes: 3 << 30,
             fetched_bytes: 700 << 20,
+            delta: None,
             seconds: vec![("copy", 41.25), ("sync", 2.5)],
             notes: vec!["the link pg_wal was not kept".to_owned()],
         }

@@ -66,6 +66,10 @@ fn what_belongs_to_the_running_server_is_left_out() {
         assert_eq!(file(name), EntryKind::Skip(SkipReason::ServerState), "{name}");
         assert_eq!(file(&format!("conf.d/{name}")), EntryKind::Plain, "{name}");
     }
+    let former_wal = "pg_wal.before-20261122T101500Z-00001a2b";
+    for kind in [file(former_wal), directory(former_wal)] {
+        assert_eq!(kind, EntryKind::Skip(SkipReason::ServerState));
+    }
     for name in ["postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "current_logfiles", "server.key"] {
         assert_eq!(file(name), EntryKind::Plain, "{name}");
     }

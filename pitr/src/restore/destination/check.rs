@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD};
 
+use super::old_cluster::{ClusterIdentity, OldCluster};
 use super::owner::{Accounts, OwnerRequest, Ownership};
 use super::running_server::{RunningServer, running_servers};
 use super::space::existing_ancestor;
@@ -20,6 +21,18 @@ pub enum DestinationState {
     Empty,
     /// The rest of a restore that did not finish; it is removed before the next one begins.
     Unfinished(Box<RestoreStamp>),
+    /// Holds files that are compared and reused.
+    Old(Box<OldCluster>),
+}
+
+/// What becomes of files that stand at the destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reuse {
+    /// There may be none.
+    #[default]
+    Nothing,
+    /// Those of the same cluster are compared with the backup's, and kept where they are equal.
+    SameCluster,
 }
 
 /// A destination that passed the checks.
@@ -46,11 +59,15 @@ impl Destination {
         mapping: &TablespaceMapping,
         owner: Option<&OwnerRequest>,
         accounts: &dyn Accounts,
+        reuse: Reuse,
     ) -> Result<Self> {
         let servers = running_servers();
         let directory = resolve_links(directory)?;
         check_apart_from_clusters(&directory, &servers)?;
-        let state = data_directory_state(&directory)?;
+        let state = match reuse {
+            Reuse::Nothing => data_directory_state(&directory)?,
+            Reuse::SameCluster => reusable_state(&directory, &ClusterIdentity::of(backup))?,
+        };
         check_writable(&directory)?;
         let ownership = Ownership::resolve(owner, &backup.owner, accounts)?;
         let mut tablespaces = mapping.resolve(&backup.tablespaces, &directory)?;
@@ -63,7 +80,7 @@ impl Destination {
                 check_writable(&target.path)?;
             }
             check_apart_from_clusters(&target.path, &servers)?;
-            check_tablespace_free(&target.path)?;
+            check_tablespace(&target.path, &state)?;
         }
         // Once more: links may lead to one place.
         check_apart(&tablespaces, &directory)?;
@@ -75,11 +92,23 @@ impl Destination {
                 stamp.restore
             ));
         }
+        if let DestinationState::Old(old) = &state {
+            notes.extend(old_cluster_notes(&directory, old, &tablespaces));
+        }
         Ok(Self { directory, mode: backup.directory_mode & 0o750 | 0o700, state, tablespaces, ownership, notes })
     }
 }
 
 impl Destination {
+    /// Where the cluster that is overwritten has tablespaces, all of which may be made anew.
+    #[must_use]
+    pub fn former_tablespaces(&self) -> Vec<PathBuf> {
+        match &self.state {
+            DestinationState::Old(old) => old.tablespaces.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether the data directory and all tablespaces share their space.
     ///
     /// # Errors
@@ -156,23 +185,68 @@ pub(super) fn data_directory_state(directory: &Path) -> Result<DestinationState>
     let Some(found) = found else { return Ok(DestinationState::Empty) };
     let not_empty = || Error::NotEmpty { path: directory.to_owned(), found };
     // With pg_control a server may have started here, and written; without it none can have.
-    if directory.join("global/pg_control").exists() || directory.join("postmaster.pid").exists() {
+    if directory.join("global/pg_control").exists() {
         return Err(not_empty());
     }
     match RestoreStamp::read(directory) {
+        // Besides files of the backup it holds what belongs to the user, and maybe what a dead server left.
+        Ok(Some(stamp)) if stamp.delta => Err(Error::UnfinishedDelta { path: directory.to_owned() }),
+        _ if directory.join("postmaster.pid").exists() => Err(not_empty()),
         Ok(Some(stamp)) => Ok(DestinationState::Unfinished(Box::new(stamp))),
         _ => Err(not_empty()),
+    }
+}
+
+/// What stands at `directory`, where the files of the cluster `identity` may be reused.
+pub(super) fn reusable_state(directory: &Path, identity: &ClusterIdentity) -> Result<DestinationState> {
+    match first_entry(directory)? {
+        None => Ok(DestinationState::Absent),
+        Some(None) => Ok(DestinationState::Empty),
+        Some(Some(_)) => Ok(DestinationState::Old(Box::new(OldCluster::inspect(directory, identity)?))),
+    }
+}
+
+/// Whether the files at `path` may be removed, or be reused where `state` permits it.
+pub(super) fn check_tablespace(path: &Path, state: &DestinationState) -> Result<()> {
+    match state {
+        DestinationState::Old(old) if old.owns(path) => Ok(()),
+        _ => check_tablespace_free(path),
     }
 }
 
 /// A tablespace's stamp is removed before the restore finishes: where there is one, the restore did not finish.
 pub(super) fn check_tablespace_free(path: &Path) -> Result<()> {
     match first_entry(path)? {
+        Some(Some(_)) if matches!(RestoreStamp::read(path), Ok(Some(stamp)) if stamp.delta) => {
+            Err(Error::UnfinishedDelta { path: path.to_owned() })
+        }
         Some(Some(found)) if !matches!(RestoreStamp::read(path), Ok(Some(_))) => {
             Err(Error::NotEmpty { path: path.to_owned(), found })
         }
         _ => Ok(()),
     }
+}
+
+fn old_cluster_notes(directory: &Path, old: &OldCluster, tablespaces: &[TablespaceTarget]) -> Vec<String> {
+    let place = directory.display();
+    let mut notes = vec![match &old.unfinished {
+        Some(stamp) => format!(
+            "\"{place}\" holds what the restore {} did not finish; its files are compared and reused",
+            stamp.restore
+        ),
+        None => format!(
+            "the cluster in \"{place}\" is overwritten: its files are compared and reused, those that the backup lacks are \
+             removed, and its pg_wal is moved aside"
+        ),
+    }];
+    let left = old.tablespaces.iter().filter(|path| !tablespaces.iter().any(|target| target.path == **path));
+    notes.extend(left.map(|path| {
+        format!(
+            "\"{}\" is a tablespace that goes elsewhere or is not in the backup; its files are left there",
+            path.display()
+        )
+    }));
+    notes
 }
 
 /// None where `directory` does not exist, `Some(None)` where it is empty, else the name of something in it.

@@ -13,6 +13,12 @@ pub enum Error {
     NotAbsolute { path: PathBuf },
     #[error("the directory \"{}\" is not empty, it holds \"{found}\"", path.display())]
     NotEmpty { path: PathBuf, found: String },
+    #[error("\"{}\" cannot be reused: {reason}", path.display())]
+    NotThisCluster { path: PathBuf, reason: String },
+    #[error("\"{}\" holds a \"postmaster.pid\" of process {pid}, which is alive", path.display())]
+    ServerInUse { path: PathBuf, pid: u64 },
+    #[error("\"{}\" holds what a restore with --delta did not finish", path.display())]
+    UnfinishedDelta { path: PathBuf },
     #[error("\"{}\" is not a directory", path.display())]
     NotADirectory { path: PathBuf },
     #[error("\"{}\" is within the data directory or tablespace \"{}\" of a PostgreSQL cluster", path.display(), cluster.display())]
@@ -54,7 +60,20 @@ impl Error {
             Self::NotAbsolute { .. } => "give the path from the root of the file system".to_owned(),
             Self::NotEmpty { .. } => {
                 "nothing was changed; name a directory that is empty or does not exist, or for a tablespace map it \
-                 elsewhere with --tablespace OLD=NEW"
+                 elsewhere with --tablespace OLD=NEW; --delta reuses an old data directory of the same cluster"
+                    .to_owned()
+            }
+            Self::NotThisCluster { .. } => {
+                "nothing was changed; --delta reuses the data directory of the same cluster only: name that, or a directory \
+                 that is empty or does not exist"
+                    .to_owned()
+            }
+            Self::ServerInUse { .. } => {
+                "nothing was changed; stop the server first, or if that process is no PostgreSQL server remove the file"
+                    .to_owned()
+            }
+            Self::UnfinishedDelta { .. } => {
+                "nothing was changed; run the restore again with --delta, which finishes it, or name another directory"
                     .to_owned()
             }
             Self::NotADirectory { .. } => "nothing was changed; name a directory".to_owned(),

@@ -1,4 +1,5 @@
-//! The first writes: directories, the lock, the stamp; and the removal of what an unfinished restore left.
+//! The first writes: directories, the lock, the stamp; and the removal of what an unfinished restore left, or the taking
+//! over of what an old cluster is to be reused for.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -7,8 +8,8 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, Gid, Mode, Uid};
 use rustix::io::Errno;
 
-use super::check::{check_tablespace_free, data_directory_state};
-use super::{Destination, DestinationState, Error, Result};
+use super::check::{check_tablespace, check_tablespace_free, data_directory_state, reusable_state};
+use super::{Destination, DestinationState, Error, OldCluster, Result, take_over};
 use crate::fs::{self, Action, Directory};
 use crate::restore::stamp::{RestoreStamp, StampState};
 
@@ -20,6 +21,7 @@ pub struct PreparedDestination {
     /// In the order of [`Destination::tablespaces`].
     tablespaces: Vec<Arc<Directory>>,
     stamp: RestoreStamp,
+    notes: Vec<String>,
 }
 
 impl PreparedDestination {
@@ -28,6 +30,10 @@ impl PreparedDestination {
     /// # Errors
     /// Another restore has the lock, the directory is no longer as it was checked, or it cannot be written.
     pub fn prepare(destination: Destination, mut stamp: RestoreStamp) -> Result<Self> {
+        if let DestinationState::Old(old) = &destination.state {
+            let old = old.clone();
+            return Self::take_over(destination, &old, stamp);
+        }
         let ownership = &destination.ownership;
         let owner = ownership.give_away.then_some((ownership.account.uid, ownership.gid));
         stamp.state = StampState::Restoring;
@@ -51,7 +57,60 @@ impl PreparedDestination {
             stamp.write(&directory, owner)?;
             tablespaces.push(Arc::new(directory));
         }
-        Ok(Self { destination, data_directory, tablespaces, stamp })
+        Ok(Self { destination, data_directory, tablespaces, stamp, notes: Vec::new() })
+    }
+
+    /// The same for a destination whose files are reused: see [`take_over`].
+    fn take_over(destination: Destination, old: &OldCluster, mut stamp: RestoreStamp) -> Result<Self> {
+        let ownership = &destination.ownership;
+        let owner = ownership.give_away.then_some((ownership.account.uid, ownership.gid));
+        stamp.state = StampState::Restoring;
+        stamp.tablespaces = destination.tablespaces.iter().map(|target| target.path.clone()).collect();
+
+        // Nothing is changed before all of it is locked and still what it was.
+        let data_directory = Arc::new(make_and_lock(&destination.directory, destination.mode, owner)?);
+        let state = reusable_state(&destination.directory, &old.identity)?;
+        let earlier = RestoreStamp::read(&destination.directory).ok().flatten();
+        let mut tablespaces = Vec::new();
+        for target in &destination.tablespaces {
+            if let Some(parent) = target.path.parent().filter(|parent| !parent.exists()) {
+                make(parent, 0o700, owner)?;
+            }
+            let directory = make_and_lock(&target.path, target.mode & 0o777, owner)?;
+            check_tablespace(&target.path, &state)?;
+            tablespaces.push(Arc::new(directory));
+        }
+        stamp.delta = true;
+        if let DestinationState::Old(old) = &state {
+            take_over::intend(&data_directory, &destination, old, &mut stamp)?;
+        }
+        stamp.write(&data_directory, owner)?;
+        let notes = match take_over::take(&data_directory, &stamp) {
+            Err(running @ (Error::RunningServer { .. } | Error::ServerInUse { .. })) => {
+                match earlier {
+                    Some(earlier) => earlier.write(&data_directory, owner)?,
+                    None => data_directory.remove_file(RestoreStamp::FILE_NAME)?,
+                }
+                return Err(running);
+            }
+            taken => taken?,
+        };
+        for directory in &tablespaces {
+            stamp.write(directory, owner)?;
+        }
+        Ok(Self { destination, data_directory, tablespaces, stamp, notes })
+    }
+
+    /// Whether files that are there are compared and kept where they are equal.
+    #[must_use]
+    pub fn reuses_files(&self) -> bool {
+        self.stamp.delta
+    }
+
+    /// What a person should know of what was moved.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     #[must_use]

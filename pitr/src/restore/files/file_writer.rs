@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Advice, Mode, OFlags, Timespec, Timestamps};
+use tokio_util::sync::CancellationToken;
 
+use super::adopt::{clear_zeros, fit, open_existing};
 use super::map::FileMap;
 use super::read_plan::FileRun;
 use super::tree::{Place, Tree};
@@ -32,8 +34,21 @@ pub(super) struct FileWriter {
     map: FileMap,
     /// Runs that are missing, for each file.
     missing: Vec<AtomicU32>,
+    /// How many bytes each file had to begin with; none where none could be there.
+    local: Vec<u64>,
     /// Files that are written in pieces and have begun.
     partial: Mutex<PartialFiles>,
+}
+
+/// What came of adopting files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Adopted {
+    /// Files that hold nothing but zeros, and are complete, with their sizes' sum.
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    /// Bytes read because they should be zero, and those that were.
+    pub(super) compared_bytes: u64,
+    pub(super) reused_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +95,87 @@ impl FileWriter {
                 AtomicU32::new(u32::try_from(frames).unwrap_or(u32::MAX))
             })
             .collect();
-        Self { tree, map, missing, partial: Mutex::default() }
+        Self { tree, map, missing, local: Vec::new(), partial: Mutex::default() }
+    }
+
+    /// Makes every file that is there one that can be compared and completed, and every other one of zeros. Returns what
+    /// that says of the bytes which should be zero.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn adopt_files(&mut self, stop: &CancellationToken) -> Result<Adopted> {
+        let mut adopted = Adopted::default();
+        let mut local = Vec::with_capacity(self.map.files.len());
+        for (index, (entry, missing)) in self.map.files.iter().zip(&self.missing).enumerate() {
+            if stop.is_cancelled() {
+                break;
+            }
+            let place = self.tree.place(&entry.path)?;
+            let (file, size) = match open_existing(&place)? {
+                Some((file, size)) => {
+                    self.tree.give(&file, || place.directory.path_of(&place.name))?;
+                    fit(&file, entry, &place, size)?;
+                    let (read, zero) = clear_zeros(&file, entry, &place, size)?;
+                    adopted.compared_bytes += read;
+                    adopted.reused_bytes += zero;
+                    (file, size.min(entry.size))
+                }
+                None => {
+                    let file = self.create(entry, &place)?;
+                    fit(&file, entry, &place, entry.size)?;
+                    (file, 0)
+                }
+            };
+            local.push(size);
+            if missing.load(Ordering::Relaxed) == 0 {
+                finish(&file, entry, &place)?;
+                adopted.files += 1;
+                adopted.bytes += entry.size;
+            }
+            if let Ok(index) = u32::try_from(index) {
+                self.partial().created.insert(index);
+            }
+        }
+        self.local = local;
+        Ok(adopted)
+    }
+
+    /// Whether the file had as many bytes as `run` goes to.
+    pub(super) fn is_there(&self, run: &FileRun) -> bool {
+        let local = self.local.get(run.file as usize).copied().unwrap_or(0);
+        run.file_offset + u64::from(run.bytes) <= local
+    }
+
+    /// Reads what stands where `run` goes. False where the file ends before.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn read(&self, run: &FileRun, buffer: &mut [u8]) -> Result<bool> {
+        let Some(entry) = self.file(run.file) else { return Ok(false) };
+        let place = self.tree.place(&entry.path)?;
+        match self.open(run.file, entry, &place)?.read_exact_at(buffer, run.file_offset) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(Error::new(Action::Read, place.directory.path_of(&place.name), error)),
+        }
+    }
+
+    /// Notes that `run` stands in its file already. True when the file is now complete.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn keep(&self, run: &FileRun) -> Result<bool> {
+        let (Some(entry), Some(missing)) = (self.file(run.file), self.missing.get(run.file as usize)) else {
+            return Ok(false);
+        };
+        let is_last = missing.fetch_sub(1, Ordering::AcqRel) == 1;
+        if is_last {
+            let place = self.tree.place(&entry.path)?;
+            let file = self.open(run.file, entry, &place)?;
+            self.partial().open.remove(&run.file);
+            finish(&file, entry, &place)?;
+        }
+        Ok(is_last)
     }
 
     pub(super) fn file(&self, index: u32) -> Option<&FileEntry> {
@@ -116,7 +211,7 @@ impl FileWriter {
         };
         let place = self.tree.place(&entry.path)?;
         let failed = |error: std::io::Error| Error::new(Action::Write, place.directory.path_of(&place.name), error);
-        if entry.extents.len() == 1 {
+        if entry.extents.len() == 1 && !self.tree.reuses_files() {
             let file = self.create_new(entry, &place)?;
             file.write_all_at(plain, 0).map_err(failed)?;
             finish(&file, entry, &place)?;
@@ -147,7 +242,8 @@ impl FileWriter {
         let file = if partial.created.insert(index) {
             self.create(entry, place)?
         } else {
-            open_at(place, OFlags::WRONLY, entry.mode)?
+            let access = if self.tree.reuses_files() { OFlags::RDWR } else { OFlags::WRONLY };
+            open_at(place, access, entry.mode)?
         };
         let file = Arc::new(file);
         if partial.open.len() >= OPEN_FILES {
@@ -181,7 +277,7 @@ impl FileWriter {
     }
 }
 
-fn open_at(place: &Place, flags: OFlags, mode: u32) -> Result<File> {
+pub(super) fn open_at(place: &Place, flags: OFlags, mode: u32) -> Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let action = if flags.contains(OFlags::CREATE) { Action::Create } else { Action::Open };
     rustix::fs::openat(&place.directory, &place.name, flags, Mode::from_raw_mode(mode))
@@ -194,8 +290,12 @@ fn finish(file: &File, entry: &FileEntry, place: &Place) -> Result<()> {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: entry.mtime, tv_nsec: 0 },
     };
-    rustix::fs::futimens(file, &times)
-        .map_err(|errno| Error::new(Action::Change, place.directory.path_of(&place.name), errno))
+    let failed = |errno| Error::new(Action::Change, place.directory.path_of(&place.name), errno);
+    // A file that is adopted stays open to us until it is complete.
+    if entry.mode & 0o600 != 0o600 {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode & 0o7777)).map_err(failed)?;
+    }
+    rustix::fs::futimens(file, &times).map_err(failed)
 }
 
 /// `POSIX_FADV_DONTNEED` submits dirty pages and leaves them in the cache, as they are not clean yet.

@@ -5,15 +5,23 @@
 //! synced by itself: write-back begins early, and one `syncfs` a file system ends it. `global/pg_control` alone is held
 //! back, for it makes the directory one that can start.
 //!
+//! Where files may be there already (`--delta`), what each frame would bring is first compared with them by the hashes of
+//! its blocks, and only frames that one of its users lacks are read; what the backup does not have goes last.
+//!
 //! Memory: `requests` ranges of `request_bytes`, as many again between decoding threads, and one map with the next.
 
+mod adopt;
+mod comparison;
 mod durability;
 mod file_writer;
 mod frame;
 mod map;
+mod outlook;
 mod pack_table;
+mod pack_tables;
 mod read_plan;
 mod sizes;
+mod surplus;
 mod transfer;
 mod tree;
 
@@ -28,9 +36,11 @@ pub(crate) fn check_extents(map: &FileMap) -> Result<(), String> {
 pub(super) use durability::FileSystems;
 pub(crate) use frame::{FrameDecoder, FrameFault};
 pub(crate) use map::{FileMap, extents_size};
+pub use outlook::DeltaOutlook;
 pub(crate) use pack_table::{PackTable, read_range};
 pub(crate) use read_plan::FrameRead;
 pub use sizes::TreeSizes;
+pub(super) use surplus::Removed;
 pub(super) use transfer::Transfer;
 pub use transfer::TransferOptions;
 pub(super) use tree::Tree;

@@ -15,7 +15,10 @@ const LIKELY_TABLE_BYTES: u64 = 320 << 10;
 
 /// The blocks of each frame of one pack, by the frame's offset.
 #[derive(Debug, Default)]
-pub(crate) struct PackTable(HashMap<u64, Vec<PackedBlock>>);
+pub(crate) struct PackTable {
+    frames: HashMap<u64, Vec<PackedBlock>>,
+    read_bytes: u64,
+}
 
 impl PackTable {
     /// # Errors
@@ -47,21 +50,31 @@ impl PackTable {
             .filter(|_| footer.table_bytes() <= MAX_TABLE_BYTES)
             .ok_or_else(|| damaged("states a table that it cannot hold".to_owned()))?;
         let within = |position: u64| usize::try_from(position.saturating_sub(end_start)).unwrap_or(usize::MAX);
+        let mut read_bytes = end.len() as u64;
         let table = match end.get(within(table_start)..within(footer_start)).filter(|_| table_start >= end_start) {
             Some(table) => bytes::Bytes::copy_from_slice(table),
-            None => read_range(lineage, &key, table_start, footer_start).await?,
+            None => {
+                read_bytes += footer_start - table_start;
+                read_range(lineage, &key, table_start, footer_start).await?
+            }
         };
         let frames = footer.table(&table).map_err(|error| damaged(error.to_string()))?;
-        Ok(Self(frames.into_iter().map(|frame| (frame.offset, frame.blocks)).collect()))
+        let frames = frames.into_iter().map(|frame| (frame.offset, frame.blocks)).collect();
+        Ok(Self { frames, read_bytes })
     }
 
     /// All frames by offset, in no order.
     pub(crate) fn into_frames(self) -> impl Iterator<Item = (u64, Vec<PackedBlock>)> {
-        self.0.into_iter()
+        self.frames.into_iter()
+    }
+
+    /// What was read from the repository for it.
+    pub(super) const fn read_bytes(&self) -> u64 {
+        self.read_bytes
     }
 
     pub(crate) fn blocks(&self, offset: u64) -> Option<&[PackedBlock]> {
-        self.0.get(&offset).map(Vec::as_slice)
+        self.frames.get(&offset).map(Vec::as_slice)
     }
 }
 

@@ -79,12 +79,7 @@ fn coalesce(map: &FileMap, frames: BTreeMap<(u32, u64), FrameRead>, max_bytes: u
     for ((pack, offset), mut frame) in frames {
         frame.runs.sort_by_key(|run| (run.at, run.file, run.file_offset));
         let end = offset + u64::from(frame.stored_bytes);
-        let fits = |range: &PackRange| {
-            last_pack == Some(pack)
-                && offset.saturating_sub(range.end) <= MAX_GAP_BYTES
-                && end.saturating_sub(range.start) <= max_bytes
-        };
-        match ranges.last_mut().filter(|range| fits(range)) {
+        match ranges.last_mut().filter(|range| last_pack == Some(pack) && joins(range, offset, end, max_bytes)) {
             Some(range) => {
                 range.end = range.end.max(end);
                 range.frames.push(frame);
@@ -98,6 +93,28 @@ fn coalesce(map: &FileMap, frames: BTreeMap<(u32, u64), FrameRead>, max_bytes: u
         last_pack = Some(pack);
     }
     ranges
+}
+
+/// Requests for some frames of one pack, which are in its order.
+pub(super) fn parts(pack: &PackId, frames: Vec<FrameRead>, max_bytes: u64) -> Vec<PackRange> {
+    let mut parts: Vec<PackRange> = Vec::new();
+    for frame in frames {
+        let end = frame.offset + u64::from(frame.stored_bytes);
+        match parts.last_mut().filter(|part| joins(part, frame.offset, end, max_bytes)) {
+            Some(part) => {
+                part.end = part.end.max(end);
+                part.frames.push(frame);
+            }
+            None => {
+                parts.push(PackRange { pack: pack.clone(), start: frame.offset, end, frames: vec![frame] });
+            }
+        }
+    }
+    parts
+}
+
+fn joins(range: &PackRange, offset: u64, end: u64, max_bytes: u64) -> bool {
+    offset.saturating_sub(range.end) <= MAX_GAP_BYTES && end.saturating_sub(range.start) <= max_bytes
 }
 
 #[cfg(test)]

@@ -8,16 +8,19 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::comparison::{Compared, FrameComparer};
 use super::file_writer::FileWriter;
 use super::frame::{FrameDecoder, FrameFault};
 use super::map::FileMap;
 use super::pack_table::{PackTable, read_range};
-use super::read_plan::{FrameRead, PackRange, ranges};
+use super::pack_tables::PackTables;
+use super::read_plan::{FrameRead, PackRange, parts, ranges};
+use super::surplus::{KeptPaths, Removed, remove_surplus};
 use super::tree::Tree;
 use crate::fs::{self, FailureKind};
 use crate::postgres::control_file::CONTROL_FILE_SIZE;
 use crate::repository::LineageStore;
-use crate::repository::backup::{Extent, PackId};
+use crate::repository::backup::{Extent, PackId, StoredPath};
 use crate::repository::layout::LineageLayout;
 use crate::restore::contents::{Contents, MapRef};
 use crate::restore::progress::ProgressSender;
@@ -59,6 +62,8 @@ struct Shared {
     tree: Arc<Tree>,
     progress: ProgressSender,
     decoders: Mutex<Vec<FrameDecoder>>,
+    tables: PackTables,
+    kept: KeptPaths,
 }
 
 /// The blocks of frames, by offset, where the extents do not tell them.
@@ -73,7 +78,14 @@ impl Transfer {
         cancel: &CancellationToken,
     ) -> Self {
         Self {
-            shared: Arc::new(Shared { lineage, tree, progress, decoders: Mutex::default() }),
+            shared: Arc::new(Shared {
+                lineage,
+                tree,
+                progress,
+                decoders: Mutex::default(),
+                tables: PackTables::default(),
+                kept: KeptPaths::default(),
+            }),
             options,
             workers: Arc::new(Semaphore::new(options.workers.max(1))),
             tasks: TaskTracker::new(),
@@ -132,6 +144,14 @@ impl Transfer {
             });
         }
         let ranges = ranges(&files, self.options.request_bytes).map_err(damaged)?;
+        if self.shared.tree.reuses_files() {
+            // Where nothing need be new, the file system does not tell of a second file of one name.
+            if let Some(twice) = files.files.iter().find(|file| !self.shared.kept.add_new(&file.path)) {
+                return Err(damaged(format!("names \"{}\" twice", twice.path)));
+            }
+            let writer = FileWriter::new(Arc::clone(&self.shared.tree), files);
+            return Ok((self.adopt(writer).await?, ranges));
+        }
         let writer = Arc::new(FileWriter::new(Arc::clone(&self.shared.tree), files));
         let created = Arc::clone(&writer);
         let shared = Arc::clone(&self.shared);
@@ -151,15 +171,75 @@ impl Transfer {
         self.tasks.spawn_blocking(work).await.map_err(|error| Error::panicked(&error))?
     }
 
-    /// Reads one range and writes all that its frames hold.
+    async fn adopt(&self, mut writer: FileWriter) -> Result<Arc<FileWriter>> {
+        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+        self.blocking(move || {
+            let adopted = writer.adopt_files(&stop)?;
+            shared.progress.update(|progress| {
+                progress.files_done += adopted.files;
+                progress.bytes_done += adopted.bytes;
+                progress.compared_bytes += adopted.compared_bytes;
+                progress.reused_bytes += adopted.reused_bytes;
+            });
+            Ok(Arc::new(writer))
+        })
+        .await
+    }
+
+    /// Brings what the frames of one range hold into the files, from the repository or because it is there.
     async fn write_range(&self, writer: Arc<FileWriter>, range: PackRange) -> Result<()> {
+        if !self.shared.tree.reuses_files() {
+            return self.fetch_and_write(writer, range).await;
+        }
+        let (mut lacking, untold) = self.compare(&writer, range.frames, None).await?;
+        if !untold.is_empty() {
+            let (table, read_bytes) = self.shared.tables.get(&self.shared.lineage, &range.pack).await?;
+            self.shared.progress.update(|progress| progress.fetched_bytes += read_bytes);
+            lacking.extend(self.compare(&writer, untold, Some(table)).await?.0);
+            lacking.sort_by_key(|frame| frame.offset);
+        }
+        for part in parts(&range.pack, lacking, self.options.request_bytes) {
+            self.fetch_and_write(Arc::clone(&writer), part).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the frames of which something is lacking, and those that need a table before that can be told: with one
+    /// there are none.
+    async fn compare(
+        &self,
+        writer: &Arc<FileWriter>,
+        frames: Vec<FrameRead>,
+        table: KnownBlocks,
+    ) -> Result<(Vec<FrameRead>, Vec<FrameRead>)> {
+        let permit = Arc::clone(&self.workers).acquire_owned().await.map_err(|_| Error::Interrupted)?;
+        let (shared, stop, writer) = (Arc::clone(&self.shared), self.stop.clone(), Arc::clone(writer));
+        self.blocking(move || {
+            let _permit = permit;
+            shared.compare(&writer, frames, table.as_deref(), &stop)
+        })
+        .await
+    }
+
+    /// Removes what the tree has and the backup lacks, where files of an old cluster are reused; `run` has returned. Blocks.
+    pub(in crate::restore) fn remove_surplus<'a>(
+        &self,
+        others: impl Iterator<Item = &'a StoredPath>,
+        version_directory: &str,
+    ) -> Result<Removed> {
+        others.for_each(|path| self.shared.kept.add(path));
+        Ok(remove_surplus(&self.shared.tree, &self.shared.kept, version_directory)?)
+    }
+
+    /// Reads one range and writes all that its frames hold.
+    async fn fetch_and_write(&self, writer: Arc<FileWriter>, range: PackRange) -> Result<()> {
         let range = Arc::new(range);
         let stored = self.fetch(&range).await?;
         let unproven = self.write_frames(&writer, &range, stored.clone(), None).await?;
         if unproven == 0 {
             return Ok(());
         }
-        let table = Arc::new(PackTable::load(&self.shared.lineage, &range.pack).await?);
+        let (table, _) = self.shared.tables.get(&self.shared.lineage, &range.pack).await?;
         self.write_frames(&writer, &range, stored, Some(table)).await.map(|_| ())
     }
 
@@ -229,6 +309,55 @@ impl Shared {
 
     fn give_back(&self, decoder: FrameDecoder) {
         self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
+    }
+
+    /// Blocks. Notes the runs that are there, and leaves the others to the frames that it returns.
+    fn compare(
+        &self,
+        writer: &FileWriter,
+        frames: Vec<FrameRead>,
+        table: Option<&PackTable>,
+        stop: &CancellationToken,
+    ) -> Result<(Vec<FrameRead>, Vec<FrameRead>)> {
+        let mut comparer = FrameComparer::default();
+        let (mut lacking, mut untold) = (Vec::new(), Vec::new());
+        let (mut files, mut bytes, mut reused) = (0, 0, 0);
+        for mut frame in frames {
+            if stop.is_cancelled() {
+                return Err(Error::Interrupted);
+            }
+            let compared = match table {
+                Some(table) => comparer.by_blocks(writer, &frame, table.blocks(frame.offset))?,
+                None => comparer.by_frame(writer, &frame)?,
+            };
+            let differing = match compared {
+                Compared::Same => Vec::new(),
+                Compared::Differs(runs) => runs,
+                Compared::NeedsTable => {
+                    untold.push(frame);
+                    continue;
+                }
+            };
+            for run in frame.runs.iter().filter(|run| !differing.contains(run)) {
+                reused += u64::from(run.bytes);
+                bytes += u64::from(run.bytes);
+                if writer.keep(run)? {
+                    files += 1;
+                    bytes += writer.file(run.file).map_or(0, zero_bytes);
+                }
+            }
+            if !differing.is_empty() {
+                frame.runs = differing;
+                lacking.push(frame);
+            }
+        }
+        self.progress.update(|progress| {
+            progress.files_done += files;
+            progress.bytes_done += bytes;
+            progress.reused_bytes += reused;
+            progress.compared_bytes += comparer.read_bytes;
+        });
+        Ok((lacking, untold))
     }
 
     /// Blocks. Without a table all frames are tried and those that need one are left out; with it only those are written

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, Gid, Mode, Uid};
 use rustix::io::Errno;
 
-use crate::fs::{Action, Directory, Error, Result};
+use crate::fs::{Action, Directory, EntryType, Error, Result};
 use crate::repository::backup::StoredPath;
 use crate::restore::destination::PreparedDestination;
 
@@ -24,6 +24,8 @@ pub(crate) struct Tree {
     data_directory: Arc<Directory>,
     tablespaces: BTreeMap<u32, Arc<Directory>>,
     owner: Option<(u32, u32)>,
+    /// Whether files may be there, which then make way.
+    reuses_files: bool,
     open: Mutex<HashMap<String, Arc<Directory>>>,
 }
 
@@ -34,14 +36,54 @@ pub(super) struct Place {
     pub(super) name: OsString,
 }
 
+impl Place {
+    /// Removes what has the name, unless `may_stay`. What a symbolic link leads to is left alone.
+    ///
+    /// # Errors
+    /// What the system says, but for the name being free.
+    pub(super) fn make_way(&self, may_stay: impl Fn(EntryType) -> bool) -> Result<()> {
+        match self.directory.status(&self.name) {
+            Ok(status) if may_stay(status.entry_type) => Ok(()),
+            Ok(status) => remove(&self.directory, &self.name, status.entry_type),
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Removes a name and all that is below it, through no symbolic link.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn remove(directory: &Directory, name: &OsStr, entry_type: EntryType) -> Result<()> {
+    if entry_type != EntryType::Directory {
+        return directory.remove_file(name);
+    }
+    let path = directory.path_of(name);
+    std::fs::remove_dir_all(&path).map_err(|error| Error::new(Action::Remove, path, error))
+}
+
 impl Tree {
     pub(crate) fn new(destination: &PreparedDestination) -> Self {
         Self {
             data_directory: Arc::clone(destination.data_directory()),
             tablespaces: destination.tablespaces().map(|(oid, directory)| (oid, Arc::clone(directory))).collect(),
             owner: destination.owner(),
+            reuses_files: destination.reuses_files(),
             open: Mutex::default(),
         }
+    }
+
+    pub(super) const fn reuses_files(&self) -> bool {
+        self.reuses_files
+    }
+
+    pub(super) const fn data_directory(&self) -> &Arc<Directory> {
+        &self.data_directory
+    }
+
+    pub(super) fn tablespaces(&self) -> impl Iterator<Item = (u32, &Arc<Directory>)> {
+        self.tablespaces.iter().map(|(oid, directory)| (*oid, directory))
     }
 
     pub(in crate::restore) fn roots(&self) -> impl Iterator<Item = &Arc<Directory>> {
@@ -98,6 +140,10 @@ impl Tree {
         let place = self.place(path)?;
         // We write into it, so it has to be open to its owner, whatever the original was.
         let mode = mode & 0o7777 | 0o700;
+        if self.reuses_files {
+            // A link in its place may lead anywhere.
+            place.make_way(|found| found == EntryType::Directory)?;
+        }
         place.directory.make_dir(&place.name, mode)?;
         let directory = place.directory.open_dir(&place.name)?;
         self.give(&directory, || directory.path().to_owned())?;
@@ -105,7 +151,8 @@ impl Tree {
             .map_err(|errno| Error::new(Action::Change, directory.path(), errno))
     }
 
-    /// Makes the symbolic link `path`, unless something has that name already.
+    /// Makes the symbolic link `path`, unless a directory or, in a directory that was empty, something else has that name
+    /// already.
     ///
     /// # Errors
     /// What `symlink(2)` says, but for the name being taken.
@@ -133,6 +180,9 @@ impl Tree {
 
     fn link_at(&self, place: &Place, target: impl AsRef<Path>) -> Result<bool> {
         let failed = |action, errno| Error::new(action, place.directory.path_of(&place.name), errno);
+        if self.reuses_files {
+            place.make_way(|found| found == EntryType::Directory)?;
+        }
         match rustix::fs::symlinkat(target.as_ref(), &place.directory, &place.name) {
             Ok(()) => {}
             Err(Errno::EXIST) => return Ok(false),

@@ -11,7 +11,7 @@ mod probe;
 mod programs;
 mod run_directory;
 mod verify;
-mod wal_test;
+pub(super) mod wal_test;
 mod watch;
 
 pub use command::StartOptions;

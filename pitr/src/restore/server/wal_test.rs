@@ -13,7 +13,7 @@ use crate::restore::destination::Ownership;
 
 /// A command that takes longer would make replay crawl.
 const PATIENCE: Duration = Duration::from_secs(300);
-const TEST_FILE: &str = "pg_wal/pitr_restore_command_test";
+pub(in crate::restore) const TEST_FILE: &str = "pg_wal/pitr_restore_command_test";
 
 /// Fetches `segment` with `command` as the server's user in the server's directory, and takes it away again.
 ///

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::paths::MovedPaths;
-use crate::fs::{Directory, Publish, Result, create_dir_all_durable};
+use crate::fs::{Action, Directory, Error, Publish, Result, create_dir_all_durable};
 use crate::repository::backup::ExternalRole;
 use crate::restore::contents::ExternalFile;
 use crate::restore::owned_file;
@@ -71,11 +71,23 @@ fn put_at(root: &Directory, path: &Path, file: &ExternalFile, owner: Option<(u32
     };
     let mut made: Vec<PathBuf> = parent.ancestors().take_while(|part| !part.exists()).map(Path::to_owned).collect();
     create_dir_all_durable(parent, 0o700)?;
+    // What a link leads to is not ours.
+    if !leads_into(root.path(), parent) {
+        return Err(Error::new(Action::Open, parent, std::io::Error::from(rustix::io::Errno::NOTDIR)));
+    }
     made.retain(|part| part.starts_with(root.path()));
     for part in made {
         owned_file::give(&Directory::open(&part)?, owner)?;
     }
     put(&Directory::open(parent)?, name, file, owner)
+}
+
+/// Whether `path`, with its symbolic links followed, is within `root`.
+pub(super) fn leads_into(root: &Path, path: &Path) -> bool {
+    match (std::fs::canonicalize(root), std::fs::canonicalize(path)) {
+        (Ok(root), Ok(path)) => path.starts_with(root),
+        _ => false,
+    }
 }
 
 fn put(directory: &Directory, name: &str, file: &ExternalFile, owner: Option<(u32, u32)>) -> Result<()> {

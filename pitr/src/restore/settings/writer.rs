@@ -75,6 +75,13 @@ impl ConfigurationWriter<'_> {
             };
             let content = std::fs::read(path).map_err(|error| Error::new(Action::Read, path, error))?;
             if let Some(adapted) = adapt(&content, &externals.moved, &externals.dropped) {
+                if !external::leads_into(self.directory.path(), parent) {
+                    written.notes.push(format!(
+                        "\"{}\" is reached through a symbolic link and was left as it is",
+                        path.display()
+                    ));
+                    continue;
+                }
                 let directory = Directory::open(parent)?;
                 owned_file::publish(&directory, file, &adapted, PRIVATE, self.owner, Publish::Over)?;
             }

@@ -38,6 +38,7 @@ pub fn restore_options(
     Ok(RestoreOptions {
         restore,
         directory: order.into.clone(),
+        delta: order.delta,
         tablespaces: tablespaces(order),
         owner: order.owner.as_ref().map(|owner| OwnerRequest { user: owner.user.clone(), group: owner.group.clone() }),
         action: action(order.target_action),

@@ -10,7 +10,7 @@ use super::watch::watched;
 use crate::args::RestoreOrder;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::plan::PlanDocument;
+use crate::output::plan::{DeltaDocument, PlanDocument};
 use crate::output::restored::{Finished, RestoredDocument};
 use crate::settings::Settings;
 
@@ -37,6 +37,7 @@ pub async fn run(context: &Context, order: RestoreOrder) -> Result<(), Failure> 
     let checking = async { Ok(restorer.check(&plan, &options).await) };
     let checked = context.interruptible(None, checking).await?;
     let mut document = PlanDocument::new(&plan, &order.into);
+    document.delta = checked.as_ref().ok().and_then(|checked| checked.delta.as_ref()).map(DeltaDocument::new);
     document.warnings.extend(checked.as_ref().map(CheckedRestore::notes).unwrap_or_default());
     // The plan is worth seeing also where the destination will not do.
     if order.dry_run || !context.global.json {

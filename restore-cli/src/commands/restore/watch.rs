@@ -49,7 +49,16 @@ fn note(progress: &Progress) -> Option<String> {
     }
     match progress.phase {
         Phase::Copying => {
-            Some(format!("{} of {}", human::grouped(progress.files_done), human::count(progress.files_total, "file")))
+            let files =
+                format!("{} of {}", human::grouped(progress.files_done), human::count(progress.files_total, "file"));
+            Some(match progress.compared_bytes {
+                0 => files,
+                _ => format!(
+                    "{files}, {} reused, {} fetched",
+                    human::bytes(progress.reused_bytes),
+                    human::bytes(progress.fetched_bytes)
+                ),
+            })
         }
         Phase::Replaying => progress.replayed_lsn.map(|lsn| format!("at {lsn}")),
         _ => None,
@@ -72,6 +81,20 @@ mod tests {
         };
         let step = step(&progress);
         assert_eq!((step.done, step.total, step.note.as_deref()), (0x100_0000, 0x200_0000, Some("at 0/3000000")));
+    }
+
+    #[test]
+    fn what_is_reused_is_told() {
+        let progress = Progress {
+            phase: Phase::Copying,
+            files_done: 1,
+            files_total: 2,
+            compared_bytes: 4096,
+            reused_bytes: 2048,
+            fetched_bytes: 1024,
+            ..Progress::default()
+        };
+        assert_eq!(step(&progress).note.as_deref(), Some("1 of 2 files, 2.00 KiB reused, 1.00 KiB fetched"));
     }
 
     #[test]
