@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pitr_tests::{Postgres, PostgresOptions, Scene, Store, wait};
+use pitr_tests::{Agent, Postgres, PostgresOptions, Store, wait};
 
 /// Name and niceness of each thread (proc(5): the name stands in parentheses, the niceness is field 19).
 fn threads(pid: u32) -> Result<Vec<(String, i32)>> {
@@ -29,8 +29,9 @@ async fn threads_of_a_backup_are_nice_and_no_others() -> Result<()> {
         .set("backup", "nice = 7")
         // So that it takes as long as somebody looks.
         .set("backup", "bandwidth_limit = \"64KiB\"");
-    let mut scene = Scene::with(server, store, &options).await?;
-    let pid = scene.agent.pid().context("the agent does not run")?;
+    // Its first backup begins at once.
+    let mut agent = Agent::spawn(&options)?;
+    let pid = agent.pid().context("the agent does not run")?;
     let own = threads(pid)?.first().context("no thread")?.1;
     let seen = wait::until("a backup copies", Duration::from_mins(1), async || {
         let seen = threads(pid)?;
@@ -42,5 +43,5 @@ async fn threads_of_a_backup_are_nice_and_no_others() -> Result<()> {
         let expected = if name == "backup-copy" { own.max(7) } else { own };
         ensure!(*nice == expected, "{name} has niceness {nice} beside {seen:?}");
     }
-    scene.agent.kill()
+    agent.kill()
 }

@@ -414,11 +414,13 @@ matrix! {
     damage_to_gaps_and_certificates: Gap, Certificate;
 }
 
-/// Whether a verification that reads no pack and no WAL can see the change: everything that is gone, whatever is shorter,
+/// Whether a verification that reads no pack and no WAL can see the change: what is gone, what is shorter,
 /// and damage to what it reads.
 fn is_for_fast(key: &ObjectKey, change: &Change) -> bool {
-    use ObjectKind::{Pack, Segment, Summary, Tail, WalFile};
+    use ObjectKind::{Marker, Pack, Segment, Summary, Tail, WalFile};
     match (kind_of(key), change) {
+        // That there was one only the WAL tells.
+        (Marker, Change::Delete) => false,
         (_, Change::Delete) => true,
         // Only what is inside of a WAL object says how long it has to be.
         (Segment | Tail | Summary | WalFile, _) => false,
