@@ -51,7 +51,7 @@ impl ParentFile {
         let mut both = Self::default();
         let mut position = 0;
         let end = self.size.max(other.size);
-        for span in self.spans().into_iter().chain([end..end]) {
+        for span in self.spans().into_iter().chain(std::iter::once(end..end)) {
             both.add(other, position, span.start);
             both.add(self, span.start, span.end);
             position = span.end;
