@@ -98,7 +98,11 @@ fn deployment(finished: &FinishedMarker, reached: &[&Certificate], unread: &mut 
     let back = |just_before: bool| {
         let went = |certificate: &&&Certificate| {
             certificate.started >= marker.time
-                && if just_before { is_just_before(finished, certificate) } else { certificate.target_lsn < marker.lsn }
+                && if just_before {
+                    is_just_before(finished, certificate)
+                } else {
+                    certificate.target_lsn <= marker.lsn
+                }
         };
         reached.iter().filter(went).min_by_key(|certificate| certificate.finished)
     };
@@ -138,7 +142,7 @@ fn is_just_before(finished: &FinishedMarker, certificate: &Certificate) -> bool 
         RecoveryTarget::Marker { side: MarkerSide::Before, marker: MarkerRef { name, lsn } }
             if *name == finished.marker.name
                 && lsn.is_none_or(|lsn| lsn == finished.marker.lsn)
-                && certificate.target_lsn < finished.marker.lsn
+                && certificate.target_lsn <= finished.marker.lsn
     )
 }
 
@@ -252,7 +256,8 @@ pub(super) mod tests {
         };
         let forward = (Some(RecoveredBy::Deployment("good".to_owned())), Some(35));
         assert_eq!(recovery(&[]), forward);
-        let target = Lsn::new(failed.marker.lsn.as_u64() - 0x30);
+        // Just before a marker is its own record: it changes nothing.
+        let target = failed.marker.lsn;
         let restored = restore(RecoveryTarget::Time { time: at(9) }, target, 20, Verdict::Reached);
         assert_eq!(
             recovery(std::slice::from_ref(&restored)),
@@ -272,7 +277,7 @@ pub(super) mod tests {
     #[test]
     fn what_was_never_finished_counts_once_a_restore_went_back_to_just_before_it() {
         let open = marker("release-42", 10, None, None);
-        let target = Lsn::new(open.marker.lsn.as_u64() - 0x30);
+        let target = open.marker.lsn;
         let (found, _) =
             deployments(std::slice::from_ref(&open), &[restore(before("release-42"), target, 20, Verdict::Reached)]);
         assert_eq!((found[0].result, found[0].ended, found[0].has_failed()), (Result::Undone, at(22), true));

@@ -49,11 +49,12 @@ mod tests {
     #[tokio::test]
     async fn niceness_is_that_of_the_thread_alone() {
         let before = niceness();
-        let ran = spawn(before as u8 + 3, || {
+        let wanted = (before.max(0) + 3).min(19);
+        let ran = spawn(wanted as u8, || {
             let name = thread::current().name().map(str::to_owned);
             Ok((niceness(), name))
         });
-        assert_eq!(ran.unwrap().await.unwrap(), (before + 3, Some(NAME.to_owned())));
+        assert_eq!(ran.unwrap().await.unwrap(), (wanted, Some(NAME.to_owned())));
         assert_eq!(niceness(), before);
         let never_less = spawn(0, || Ok(niceness()));
         assert_eq!(never_less.unwrap().await.unwrap(), before);
