@@ -39,7 +39,12 @@ pub fn run(arguments: Vec<OsString>, environment: Environment) -> Ending {
         Err(failure) => return end(Err(failure), talk),
     };
     log_to_stderr(context.global.verbosity, terminal.stderr);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // A recovery starts one for each segment, mostly to ask somebody else: threads by the number of cores would be all it does.
+    let mut builder = match command {
+        Command::WalFetch(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let message = format!("could not start: {error}");

@@ -61,8 +61,10 @@ async fn crashes_at_random_moments_leave_no_hole() {
         let running = archive.start_with(&server, |options| options.flush_interval = Duration::from_millis(30));
         running.connected().await;
         tokio::time::sleep(Duration::from_millis(random.random_range(0..900))).await;
-        sealed = running.progress.now().sealed.max_by_lsn(sealed);
+        let progress = running.progress.clone();
         running.kill().await;
+        // Asked afterwards: until it was dead it could seal and confirm more.
+        sealed = progress.now().sealed.max_by_lsn(sealed);
         if let Some(sealed) = sealed {
             archive.assert_complete(&server, sealed.timeline, sealed.lsn).await;
             if let Some(restart) = slot_restart(&server) {
