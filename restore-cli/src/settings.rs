@@ -148,6 +148,16 @@ impl Settings {
         }
     }
 
+    /// Those of the cluster that is meant, as [`Self::lineages`] gives them.
+    ///
+    /// # Errors
+    /// The repository cannot be opened or read, or knows no such cluster.
+    pub async fn lineages_of_cluster(&self) -> Result<Vec<LineageStore>, Failure> {
+        let repository = self.open_repository().await?;
+        let cluster = self.cluster(&repository).await?;
+        self.lineages(&repository, &cluster).await
+    }
+
     /// The lineages of `cluster`, oldest first; at least one.
     ///
     /// # Errors

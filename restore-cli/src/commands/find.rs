@@ -18,13 +18,7 @@ use crate::output::find::FindDocument;
 /// A moment cannot be reached, or the repository cannot be read.
 pub async fn run(context: &Context, order: FindOrder) -> Result<(), Failure> {
     let settings = context.settings()?;
-    let lineages = context
-        .interruptible(None, async {
-            let repository = settings.open_repository().await?;
-            let cluster = settings.cluster(&repository).await?;
-            settings.lineages(&repository, &cluster).await
-        })
-        .await?;
+    let lineages = context.interruptible(None, settings.lineages_of_cluster()).await?;
     let target = TargetOrder { target: order.from.clone(), timeline: order.timeline, exclusive: false };
     let request = range::request(&target);
     let (lineage, from) = match plan_request(context, &lineages, request.clone()).await {

@@ -17,13 +17,7 @@ use crate::output::impact_page;
 /// A moment cannot be reached, the repository cannot be read, or the page cannot be written.
 pub async fn run(context: &Context, order: ImpactOrder) -> Result<(), Failure> {
     let settings = context.settings()?;
-    let lineages = context
-        .interruptible(None, async {
-            let repository = settings.open_repository().await?;
-            let cluster = settings.cluster(&repository).await?;
-            settings.lineages(&repository, &cluster).await
-        })
-        .await?;
+    let lineages = context.interruptible(None, settings.lineages_of_cluster()).await?;
     let (lineage, from) = plan_request(context, &lineages, range::request(&order.target)).await?;
     let document = context.interruptible(None, look(context, &order, lineage, from)).await?;
     if let Some(file) = &order.html {

@@ -6,6 +6,7 @@ use pitr::deployments::Result;
 
 use super::View;
 use super::deployments::{DeploymentsDocument, Week, seconds};
+use super::html::escape;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5b6776;--ground:#fff;--line:#d6dce4;--ok:#2f7d4f;--bad:#c0392b;--mid:#2563a8}\
@@ -25,13 +26,13 @@ const HEIGHT: f64 = 160.0;
 const BELOW: f64 = 22.0;
 
 pub fn page(document: &DeploymentsDocument, view: &View) -> String {
-    let title = format!("Deployments of {}", escaped(&document.cluster));
+    let title = format!("Deployments of {}", escape(&document.cluster));
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n<style>{STYLE}</style>\n\
          <h1>{title}</h1>\n<p>{} to {}</p>\n",
-        escaped(&view.zone.local(document.from.0)),
-        escaped(&view.zone.local(document.to.0))
+        escape(&view.zone.local(document.from.0)),
+        escape(&view.zone.local(document.to.0))
     );
     page.push_str(&figures(document));
     page.push_str("<h2>Deployments a week</h2>\n");
@@ -144,23 +145,18 @@ fn table(document: &DeploymentsDocument, view: &View) -> String {
         let _ = writeln!(
             table,
             "<tr><td>{}<td>{}<td>{}<td{class}>{result}<td>{}<td>{}</tr>",
-            escaped(&deployment.name),
-            escaped(&view.zone.local(deployment.began.0)),
-            escaped(&view.zone.local(deployment.ended.0)),
+            escape(&deployment.name),
+            escape(&view.zone.local(deployment.began.0)),
+            escape(&view.zone.local(deployment.ended.0)),
             deployment.lead_seconds.map_or_else(dash, seconds),
             deployment.recovered.as_ref().map_or_else(dash, |recovered| seconds(recovered.seconds))
         );
     }
     table.push_str("</table>\n");
     for problem in &document.problems {
-        let _ = writeln!(table, "<p>Note: {}</p>", escaped(problem));
+        let _ = writeln!(table, "<p>Note: {}</p>", escape(problem));
     }
     table
-}
-
-/// Text that came from others, as HTML shows it.
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod deployments;
 pub mod deployments_page;
 pub mod expire;
 pub mod find;
+pub mod html;
 pub mod human;
 pub mod impact;
 pub mod impact_page;

@@ -18,13 +18,7 @@ use crate::settings::Settings;
 /// The target cannot be reached, the destination cannot be used, or the restore fails on the way.
 pub async fn run(context: &Context, order: RestoreOrder) -> Result<(), Failure> {
     let settings = context.settings()?;
-    let lineages = context
-        .interruptible(None, async {
-            let repository = settings.open_repository().await?;
-            let cluster = settings.cluster(&repository).await?;
-            settings.lineages(&repository, &cluster).await
-        })
-        .await?;
+    let lineages = context.interruptible(None, settings.lineages_of_cluster()).await?;
     let (lineage, plan) = plan(context, &lineages, &order).await?;
     let options = restore_options(context, &settings, &order, &plan)?;
     let restorer = Restorer {
